@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* chat.h - from a conversation to the prompt text, by the model's own template. */
+#ifndef QUIRE_TEXT_CHAT_H
+#define QUIRE_TEXT_CHAT_H
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "quant/gguf.h"
+
+struct chat_template;
+
+struct chat_input {
+    const struct jv *messages; /* array of {role, content, ...} as in the OpenAI API */
+    const struct jv *tools;    /* array or NULL */
+    const struct jv *extra;    /* object with further top-level variables, or NULL */
+    bool add_generation_prompt;
+    const char *bos_token, *eos_token; /* texts, "" if none */
+};
+
+/* From tokenizer.chat_template. Q_ENOTFOUND when the file has none. */
+Q_MUST_CHECK int chat_open_gguf(struct chat_template **out, const struct gguf *g, struct err *e);
+Q_MUST_CHECK int chat_open_text(struct chat_template **out, const char *text, size_t n,
+                                struct err *e);
+void chat_close(struct chat_template *c);
+/* Append the prompt. Content parts ([{type:"text",text:...}]) are passed as they are when the
+ * template iterates over them, joined to one string otherwise. *raised as in jinja.h. Honours
+ * QUIRE_FIXED_TIME=YYYY-MM-DDTHH:MM:SS. Any thread. */
+Q_MUST_CHECK int chat_render(const struct chat_template *c, const struct chat_input *in,
+                             struct buf *out, bool *raised, struct err *e);
+
+#endif
