@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* control.h - which models should run, where they run, and what workers report.
+ *
+ * Stores wishes (launched models), observes facts (workers, shards), reconciles. Everything
+ * here is called on the supervisor's loop thread; RPC events are posted to it. The decision
+ * code (placement.h, reconcile.h) is pure: no clock, socket or randomness of its own.
+ *
+ * Strings in the info structs are borrowed and valid until the next call into control. */
+#ifndef QUIRE_CONTROL_CONTROL_H
+#define QUIRE_CONTROL_CONTROL_H
+
+#include "base/json.h"
+
+#include <uv.h>
+
+struct control;
+struct rpc_loop;
+
+/* Told about replicas that can answer; the gateway's router implements it. */
+struct control_observer {
+    void (*replica_up)(void *ctx, const char *uid, uint32_t replica, uint64_t epoch,
+                       const char *head_address);
+    void (*replica_down)(void *ctx, const char *uid, uint32_t replica, uint64_t epoch,
+                         const char *why);
+    /* The model is gone from the list: forget it. */
+    void (*model_gone)(void *ctx, const char *uid);
+    void *ctx;
+};
+
+struct control_config {
+    uv_loop_t *loop;
+    struct rpc_loop *rpc;
+    const char *rpc_host; /* where workers dial in */
+    int rpc_port;         /* 0: any */
+    const char *home;     /* QUIRE_HOME: state.db, registrations */
+    const char *share;    /* catalogue.json */
+    struct control_observer observer;
+};
+
+Q_MUST_CHECK int control_open(struct control **out, const struct control_config *cfg,
+                              struct err *e);
+const char *control_rpc_address(const struct control *c); /* host:port */
+/* Asks workers that belong to `quire start` nothing: they stay. Closes streams, then closed. */
+void control_close(struct control *c, void (*closed)(void *ctx), void *ctx);
+
+/* ---- launch and terminate ---------------------------------------------------------------- */
+
+struct launch_request {
+    const char *model_name;   /* label when model_path is given */
+    const char *model_uid;    /* NULL: the name, made unique */
+    const char *model_type;   /* NULL: "LLM" */
+    const char *engine, *format, *quantization, *size_in_billions; /* NULL: any */
+    const char *model_path;   /* NULL: from the catalogue */
+    const char *worker_ip;    /* NULL, or a comma list of host or host:port */
+    uint32_t replica, n_worker; /* 1.. */
+    uint32_t n_ctx;           /* 0: default */
+    uint32_t n_parallel;      /* sequences per step; 0: default */
+    uint32_t n_threads;       /* per shard; 0: the worker decides */
+    const char *kv_type;      /* NULL: f16 */
+    int64_t request_limits;   /* -1: none */
+    const char *raw_json;     /* the request as it came, kept for launch history and describe */
+};
+
+/* Accept the wish. uid_out: the model UID. The load goes on by itself; watch it with
+ * control_wait or control_progress. Q_EINVAL with a text for the person (an unknown name
+ * offers the nearest ones; a model that cannot fit says how much it needs and what each worker
+ * has); Q_EEXIST when the uid is taken. */
+Q_MUST_CHECK int control_launch(struct control *c, const struct launch_request *r,
+                                char uid_out[128], struct err *e);
+/* done runs once, when the model is ready (rc 0), failed or was terminated (rc < 0, text). May
+ * run before control_wait returns. Returns an id for control_wait_cancel, or 0 if already done. */
+uint64_t control_wait(struct control *c, const char *uid,
+                      void (*done)(void *ctx, int rc, const char *text), void *ctx);
+void control_wait_cancel(struct control *c, uint64_t id);
+Q_MUST_CHECK int control_terminate(struct control *c, const char *uid, struct err *e);
+
+/* ---- what there is ----------------------------------------------------------------------- */
+
+enum model_state { MODEL_LAUNCHING, MODEL_READY, MODEL_ERROR, MODEL_TERMINATING };
+
+struct model_info {
+    const char *uid, *name, *type, *engine, *format, *quantization, *size_in_billions;
+    const char *family, *path, *address; /* address of the first ready head, or "" */
+    const struct jv *lang, *ability; /* arrays or NULL */
+    const char *description;
+    enum model_state state;
+    const char *error; /* of MODEL_ERROR, or the last one */
+    double progress;   /* 0..1 */
+    uint32_t n_ctx, n_replica, n_ready, n_worker;
+    int64_t created;   /* unix seconds */
+    int64_t request_limits;
+};
+
+size_t control_n_models(const struct control *c);
+bool control_model_at(const struct control *c, size_t i, struct model_info *out);
+bool control_model(const struct control *c, const char *uid, struct model_info *out);
+
+struct shard_info {
+    const char *shard_id, *worker, *address, *state, *error;
+    uint32_t index, layer_from, layer_to;
+    uint64_t mem_bytes;
+    int64_t pid;
+};
+struct replica_info {
+    const char *id; /* "uid-rep0" */
+    const char *state, *error; /* "READY", "CREATED", "DOWNLOADING", "LOADING", "ERROR" */
+    const char *address;
+    uint32_t index, n_shards;
+    uint64_t epoch;
+    int64_t created;
+};
+bool control_replica(const struct control *c, const char *uid, uint32_t i,
+                     struct replica_info *out);
+bool control_shard(const struct control *c, const char *uid, uint32_t replica, uint32_t i,
+                   struct shard_info *out);
+
+struct worker_info {
+    const char *id, *address, *host, *state; /* state: alive, suspect, dead */
+    uint32_t n_cpus, n_gpus;
+    double cpu_usage;
+    uint64_t mem_total, mem_available, mem_reserved;
+    double last_seen; /* unix seconds */
+};
+size_t control_n_workers(const struct control *c);
+bool control_worker_at(const struct control *c, size_t i, struct worker_info *out);
+
+/* Data-plane evidence from the gateway: this replica's head did not answer. */
+void control_report_failure(struct control *c, const char *uid, uint32_t replica, uint64_t epoch);
+
+/* ---- catalogue --------------------------------------------------------------------------- */
+
+/* Families of a type ("LLM"); the array is the catalogue's own, in Xinference's spec form. */
+const struct jv *control_families(const struct control *c, const char *type);
+/* Add a user's family (kept under home, survives restarts). Takes a copy. */
+Q_MUST_CHECK int control_register(struct control *c, const char *type, const struct jv *family,
+                                  struct err *e);
+Q_MUST_CHECK int control_unregister(struct control *c, const char *type, const char *name,
+                                    struct err *e);
+bool control_is_builtin(const struct control *c, const char *type, const char *name);
+
+/* Ask all workers to stop (DELETE /v1/clusters). */
+void control_stop_workers(struct control *c);
+
+#endif
