@@ -21,8 +21,8 @@ struct buf {
 
 /* Start empty; nothing is allocated yet. max is the largest len ever allowed. */
 void buf_init(struct buf *b, size_t max);
-void buf_fini(struct buf *b);   /* frees; the buffer may be initialised again */
-void buf_clear(struct buf *b);  /* len = 0, failed = false; memory is kept */
+void buf_fini(struct buf *b);  /* frees; the buffer may be initialised again */
+void buf_clear(struct buf *b); /* len = 0, failed = false; memory is kept */
 
 /* 0, or Q_ENOMEM when over max or out of memory (then b->failed is set). */
 int buf_put(struct buf *b, const void *p, size_t n);

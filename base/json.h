@@ -81,7 +81,7 @@ void jw_end_obj(struct buf *b);
 void jw_arr(struct buf *b);
 void jw_end_arr(struct buf *b);
 void jw_key(struct buf *b, const char *key);
-void jw_str(struct buf *b, const char *s); /* NULL writes null */
+void jw_str(struct buf *b, const char *s);            /* NULL writes null */
 void jw_strn(struct buf *b, const char *s, size_t n); /* invalid UTF-8 becomes U+FFFD */
 void jw_int(struct buf *b, int64_t i);
 void jw_uint(struct buf *b, uint64_t u);

@@ -38,8 +38,8 @@ int log_set_level_name(const char *name)
     static const struct {
         const char *name;
         enum log_level level;
-    } names[] = {{"debug", LOG_DEBUG},     {"info", LOG_INFO},   {"warning", LOG_WARNING},
-                 {"warn", LOG_WARNING},    {"error", LOG_ERROR}, {"critical", LOG_ERROR}};
+    } names[] = {{"debug", LOG_DEBUG},  {"info", LOG_INFO},   {"warning", LOG_WARNING},
+                 {"warn", LOG_WARNING}, {"error", LOG_ERROR}, {"critical", LOG_ERROR}};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcasecmp(name, names[i].name) == 0) {
             pthread_mutex_lock(&g.lock);

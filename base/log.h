@@ -14,15 +14,16 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 
 /* Set who speaks; call once at start, and again when the address becomes known. */
 void log_init(const char *role, const char *address);
-/* "debug", "info", "warning" (or "warn"), "error", "critical", in any letter case. 0 or Q_EINVAL. */
+/* "debug", "info", "warning" (or "warn"), "error", "critical", in any letter case. 0 or Q_EINVAL.
+ */
 int log_set_level_name(const char *name);
 enum log_level log_level(void);
 
 void log_write(enum log_level level, const char *module, const char *fmt, ...) Q_PRINTF(3, 4);
 
 #define log_debug(module, ...) log_write(LOG_DEBUG, module, __VA_ARGS__)
-#define log_info(module, ...) log_write(LOG_INFO, module, __VA_ARGS__)
-#define log_warn(module, ...) log_write(LOG_WARNING, module, __VA_ARGS__)
+#define log_info(module, ...)  log_write(LOG_INFO, module, __VA_ARGS__)
+#define log_warn(module, ...)  log_write(LOG_WARNING, module, __VA_ARGS__)
 #define log_error(module, ...) log_write(LOG_ERROR, module, __VA_ARGS__)
 
 #endif

@@ -18,8 +18,8 @@ static inline bool num_add(size_t a, size_t b, size_t *out)
     return !__builtin_add_overflow(a, b, out);
 }
 
-#define NUM_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define NUM_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define NUM_MIN(a, b)    ((a) < (b) ? (a) : (b))
+#define NUM_MAX(a, b)    ((a) > (b) ? (a) : (b))
 #define NUM_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 #endif

@@ -119,8 +119,8 @@ static int store(const struct opt *o, const char *v, struct err *e)
     }
 }
 
-int opts_parse(const struct opts_cmd *cmd, int argc, char **argv, int *n_pos,
-               opts_extra_fn *extra, void *ctx, struct err *e)
+int opts_parse(const struct opts_cmd *cmd, int argc, char **argv, int *n_pos, opts_extra_fn *extra,
+               void *ctx, struct err *e)
 {
     int pos = 0;
     for (int i = 1; i < argc; i++) {
@@ -138,7 +138,8 @@ int opts_parse(const struct opts_cmd *cmd, int argc, char **argv, int *n_pos,
         const char *name = arg + (is_long ? 2 : 1);
         size_t n = strcspn(name, "=");
         const struct opt *o = find(cmd, name, n, is_long);
-        if (!o && ((is_long && same_name("help", name, n)) || (!is_long && n == 1 && *name == 'h'))) {
+        if (!o &&
+            ((is_long && same_name("help", name, n)) || (!is_long && n == 1 && *name == 'h'))) {
             opts_help(cmd, stdout);
             return OPTS_HELP;
         }
@@ -179,7 +180,9 @@ void opts_help(const struct opts_cmd *cmd, FILE *out)
         char left[80];
         snprintf(left, sizeof left, "%s%s%s--%s%s%s", o->abbr ? "-" : "", o->abbr ? o->abbr : "",
                  o->abbr ? ", " : "", o->name, o->kind == OPT_FLAG ? "" : " ",
-                 o->kind == OPT_FLAG ? "" : o->value ? o->value : "VALUE");
+                 o->kind == OPT_FLAG ? ""
+                 : o->value          ? o->value
+                                     : "VALUE");
         if (strlen(left) > 34)
             fprintf(out, "  %s\n  %-34s %s\n", left, "", o->help);
         else

@@ -56,7 +56,10 @@ size_t utf8_complete_prefix(const char *str, size_t n)
         unsigned char c = s[n - back];
         if ((c & 0xC0) == 0x80)
             continue;
-        size_t need = c >= 0xF0 && c <= 0xF4 ? 4 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xC2 && c < 0xE0 ? 2 : 1;
+        size_t need = c >= 0xF0 && c <= 0xF4  ? 4
+                      : c >= 0xE0 && c < 0xF0 ? 3
+                      : c >= 0xC2 && c < 0xE0 ? 2
+                                              : 1;
         if (need <= back)
             return n;
         /* The second byte decides whether a complete character can still come. */
