@@ -47,6 +47,11 @@ const char *qtype_id_name(uint32_t id);
 /* Bytes of a row of n elements; n must be a multiple of block_len. */
 size_t qtype_row_bytes(const struct qtype_info *t, size_t n);
 
+/* Sub-scale and sub-minimum j (0-7) of the 12 packed bytes in Q4_K and Q5_K blocks. */
+void qtype_k_scale_min(const uint8_t s[12], unsigned j, uint8_t *scale, uint8_t *min);
+/* The 16 values that an IQ4_NL or IQ4_XS code stands for. */
+extern const int8_t qtype_iq4_values[16];
+
 float qtype_f16_to_f32(uint16_t h); /* subnormals kept */
 uint16_t qtype_f32_to_f16(float f); /* round to nearest even */
 float qtype_bf16_to_f32(uint16_t h);
