@@ -11,8 +11,10 @@
  * called from any thread. A process that carries tensors uses two loops, so that a flood of
  * hidden states never delays a lease.
  *
- * Life. A stream is counted: the library holds one reference until on_close has run, the
- * creator holds another, dropped with rpc_stream_unref. After on_close no callback runs.
+ * Life. A stream is counted: the library holds one reference until on_close has run. On the
+ * client rpc_stream_open gives the creator another, dropped with rpc_stream_unref. On the server
+ * there is only the library's: take one with rpc_stream_ref to keep a stream past on_close.
+ * After on_close no callback runs.
  * Fork children before rpc_global_init, or exec at once: gRPC does not survive a fork. */
 #ifndef QUIRE_PROTO_RPC_H
 #define QUIRE_PROTO_RPC_H
@@ -59,7 +61,7 @@ int rpc_err_of(enum rpc_status s);
 struct rpc_handler {
     /* One message; data is lent for the call. */
     void (*on_message)(struct rpc_stream *s, const void *data, size_t n, void *ctx);
-    /* The peer sends no more (half close). May be NULL. */
+    /* The peer sends no more (half close, or the call broke: on_close tells). May be NULL. */
     void (*on_end)(struct rpc_stream *s, void *ctx);
     /* The outgoing queue fell below half of its bound after a send said Q_EFULL. May be NULL. */
     void (*on_writable)(struct rpc_stream *s, void *ctx);
@@ -84,6 +86,7 @@ struct rpc_server_config {
     const struct rpc_method *methods;
     size_t n_methods;
     size_t max_message_bytes; /* both directions */
+    size_t max_queue_bytes;   /* bound of a stream's outgoing queue; 0: 1 MiB */
 };
 
 /* Unknown methods are answered with UNIMPLEMENTED; no SO_REUSEPORT, so that a taken port is an
@@ -99,8 +102,8 @@ void rpc_server_close(struct rpc_server *s, unsigned grace_ms);
 
 /* Connects in the background, keeps reconnecting (100 ms to 1 s), own TCP connection, keepalive
  * 2 s + 2 s, no proxy, no retries, no compression. */
-Q_MUST_CHECK int rpc_channel_open(struct rpc_channel **out, struct rpc_loop *l,
-                                  const char *address, size_t max_message_bytes, struct err *e);
+Q_MUST_CHECK int rpc_channel_open(struct rpc_channel **out, struct rpc_loop *l, const char *address,
+                                  size_t max_message_bytes, struct err *e);
 /* All its streams must be over or are cancelled; they still get their on_close. */
 void rpc_channel_close(struct rpc_channel *c);
 
@@ -114,9 +117,10 @@ struct rpc_call_config {
 };
 Q_MUST_CHECK int rpc_stream_open(struct rpc_stream **out, struct rpc_channel *c,
                                  const struct rpc_call_config *cfg, struct err *e);
+/* Callbacks may run before rpc_stream_open returns; *out is set before the first. */
 
 /* One message out, one message back. done runs once on the loop thread: status RPC_OK with the
- * reply, or an error with text. */
+ * reply, or an error with text. Not at all when this returns an error. deadline_ms 0: 30 s. */
 Q_MUST_CHECK int rpc_call(struct rpc_channel *c, const char *method, const void *data, size_t n,
                           uint64_t deadline_ms,
                           void (*done)(void *ctx, enum rpc_status status, const char *msg,
@@ -129,15 +133,23 @@ void rpc_stream_set_handler(struct rpc_stream *s, const struct rpc_handler *h, v
 void *rpc_stream_ctx(const struct rpc_stream *s);
 const char *rpc_stream_peer(const struct rpc_stream *s); /* address, for logs */
 
+/* Milliseconds until the call's deadline; UINT64_MAX when it has none. */
+uint64_t rpc_stream_deadline_ms(const struct rpc_stream *s);
+
 /* Queue one message (copied). Q_EFULL: over the bound, nothing was queued, wait for
- * on_writable. Q_ECANCELLED: the stream is over. */
+ * on_writable; an empty queue takes any message up to max_message_bytes. Q_EINVAL: larger than
+ * that. Q_ECANCELLED: the stream is over or finished. */
 int rpc_stream_send(struct rpc_stream *s, const void *data, size_t n);
 /* Two pieces as one message, one copy: a header and a tensor. */
 int rpc_stream_send2(struct rpc_stream *s, const void *head, size_t n_head, const void *body,
                      size_t n_body);
 /* Client: no more messages from us. Server: end the call with a status after what is queued. */
 void rpc_stream_finish(struct rpc_stream *s, enum rpc_status status, const char *msg);
+/* End the call now; on_close follows, on_message and on_writable do not run any more. */
 void rpc_stream_cancel(struct rpc_stream *s);
+/* Back-pressure on the peer: while on, at most one more on_message runs, then the transport's
+ * window fills and the peer's sends stop. A pause ends by itself when the call is over. */
+void rpc_stream_pause(struct rpc_stream *s, bool on);
 struct rpc_stream *rpc_stream_ref(struct rpc_stream *s);
 void rpc_stream_unref(struct rpc_stream *s); /* NULL is fine */
 
