@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -46,6 +47,38 @@ static int depth_ok(const char *s, size_t n, unsigned max_depth, size_t *at)
     return 1;
 }
 
+/* Copy the text with "e0" behind every integer beyond 64 bits: these become reals, while all
+ * other integers stay integers. */
+static void widen_integers(struct buf *out, const char *s, size_t n)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < n;) {
+        char c = s[i];
+        size_t from = i;
+        if (in_string || !(c == '-' || (c >= '0' && c <= '9'))) {
+            if (c == '"')
+                in_string = !in_string;
+            i += in_string && c == '\\' && i + 1 < n ? 2 : 1;
+            buf_put(out, s + from, i - from);
+            continue;
+        }
+        char digits[24];
+        size_t k = 0;
+        bool whole = true;
+        for (; i < n && strchr("+-.0123456789eE", s[i]) && s[i]; i++) {
+            whole &= s[i] == '-' || (s[i] >= '0' && s[i] <= '9');
+            if (k + 1 < sizeof digits)
+                digits[k++] = s[i];
+        }
+        digits[k] = '\0';
+        errno = 0;
+        (void)!strtoll(digits, NULL, 10);
+        buf_put(out, s + from, i - from);
+        if (whole && errno == ERANGE)
+            buf_puts(out, "e0");
+    }
+}
+
 int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth, struct err *e)
 {
     *out = NULL;
@@ -54,8 +87,14 @@ int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth, 
         return err_set(e, Q_EINVAL, "JSON nested deeper than %u levels at byte %zu", max_depth, at);
     json_error_t je;
     json_t *j = json_loadb(text, len, JSON_DECODE_ANY, &je);
-    if (!j && json_error_code(&je) == json_error_numeric_overflow)
-        j = json_loadb(text, len, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &je);
+    if (!j && json_error_code(&je) == json_error_numeric_overflow) {
+        struct buf wide;
+        buf_init(&wide, len + len / 4 + 16);
+        widen_integers(&wide, text, len);
+        if (!wide.failed)
+            j = json_loadb(buf_cstr(&wide), wide.len, JSON_DECODE_ANY, &je);
+        buf_fini(&wide);
+    }
     if (!j) {
         if (json_error_code(&je) == json_error_out_of_memory)
             return err_set(e, Q_ENOMEM, "out of memory while reading JSON");
