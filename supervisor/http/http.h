@@ -5,7 +5,12 @@
  * complete. It answers at once or keeps the `struct http_req *` and answers later. A request
  * lives until its answer has ended, or until the client left; then its on_close has run and
  * the pointer is dead. Requests of one connection are handled one after the other (pipelining
- * keeps their order). */
+ * keeps their order).
+ *
+ * A client that closes its side (FIN) while its request is being answered counts as gone. None
+ * of the callbacks below runs inside a call made here: a write that finds the connection broken
+ * succeeds, and on_close follows from the loop. Every answer carries X-Request-Id and allows
+ * any web origin; OPTIONS and HEAD are answered without routes of their own. */
 #ifndef QUIRE_HTTP_HTTP_H
 #define QUIRE_HTTP_HTTP_H
 
@@ -19,8 +24,10 @@ struct http_req;
 typedef void http_handler(struct http_req *r, void *ctx);
 
 struct http_route {
-    const char *method;  /* "GET" */
-    const char *pattern; /* "/v1/models/{uid}/progress"; fixed segments win over {names} */
+    const char *method; /* "GET" */
+    /* "/v1/models/{uid}/progress"; fixed segments win over {names}. A last segment {name...}
+     * takes the rest of the path, slashes included, and loses against both. */
+    const char *pattern;
     http_handler *fn;
 };
 
@@ -28,6 +35,7 @@ struct http_config {
     const char *host;
     int port;                  /* 0: any free one */
     size_t max_body_bytes;     /* 0: 32 MiB */
+    size_t max_bodies_bytes;   /* 0: 1 GiB for the bodies of all connections; beyond: 503 */
     size_t max_header_bytes;   /* 0: 32 KiB for all headers and the target */
     unsigned max_connections;  /* 0: 4096; more are answered 503 and closed */
     unsigned head_timeout_ms;  /* 0: 10 s from the first byte to the end of the headers */
@@ -52,12 +60,16 @@ void http_server_close(struct http_server *s, unsigned grace_ms, void (*closed)(
                        void *ctx);
 
 const char *http_method(const struct http_req *r);
-const char *http_path(const struct http_req *r);  /* percent-decoded, without the query */
-const char *http_param(const struct http_req *r, const char *name); /* {name}; NULL: none */
-const char *http_query(const struct http_req *r, const char *name); /* decoded; NULL: none */
+const char *http_path(const struct http_req *r); /* percent-decoded, without the query */
+const char *http_param(const struct http_req *r, const char *name);  /* {name}; NULL: none */
+const char *http_query(const struct http_req *r, const char *name);  /* decoded; NULL: none */
 const char *http_header(const struct http_req *r, const char *name); /* any letter case */
 const char *http_body(const struct http_req *r, size_t *n);          /* NUL-terminated */
+/* Free the body before the answer is over: a stream need not keep its prompt. */
+void http_body_drop(struct http_req *r);
 const char *http_peer(const struct http_req *r);
+const char *http_request_id(const struct http_req *r); /* the client's own, or a random one */
+uv_loop_t *http_loop(const struct http_req *r);
 
 /* Extra response header, before the answer starts. */
 void http_set_header(struct http_req *r, const char *name, const char *value);
@@ -68,7 +80,8 @@ void http_respond_json(struct http_req *r, int status, const struct buf *body);
 
 /* Streaming answer (chunked; to HTTP/1.0 clients until close). Each write leaves at once. */
 void http_stream_start(struct http_req *r, int status, const char *content_type);
-/* 0, or Q_EFULL: the bytes were taken, but stop until on_drain. */
+/* 0, or Q_EFULL: the bytes were taken, but stop until on_drain. A writer that goes on to 16
+ * times the limit loses the connection. */
 int http_stream_write(struct http_req *r, const void *p, size_t n);
 void http_stream_end(struct http_req *r);
 /* Break the connection off, so that the client sees an unfinished answer. */
