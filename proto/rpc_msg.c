@@ -49,9 +49,9 @@ static bool string_ok(const char *s)
     return !s || utf8_valid(s, strlen(s), NULL);
 }
 
-static bool strings_ok(const ProtobufCMessage *m);
+static bool accept_message(ProtobufCMessage *m);
 
-static bool field_ok(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
+static bool field_ok(ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
 {
     const char *base = (const char *)m;
     bool is_string = f->type == PROTOBUF_C_TYPE_STRING;
@@ -61,20 +61,26 @@ static bool field_ok(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *
         size_t n = *(const size_t *)(const void *)(base + f->quantifier_offset);
         void *const *items = *(void *const *const *)(const void *)(base + f->offset);
         for (size_t i = 0; i < n; i++)
-            if (is_string ? !string_ok(items[i]) : !strings_ok(items[i]))
+            if (is_string ? !string_ok(items[i]) : !accept_message(items[i]))
                 return false;
         return true;
     }
     if ((f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) &&
         *(const uint32_t *)(const void *)(base + f->quantifier_offset) != f->id)
         return true;
-    const void *p = *(void *const *)(const void *)(base + f->offset);
-    return is_string ? string_ok(p) : !p || strings_ok(p);
+    void *p = *(void *const *)(const void *)(base + f->offset);
+    return is_string ? string_ok(p) : !p || accept_message(p);
 }
 
-/* Depth is bounded by the .proto files: no message of ours contains itself. */
-static bool strings_ok(const ProtobufCMessage *m)
+/* Check the strings and forget fields of newer versions, which nobody here passes on.
+ * Depth is bounded by the .proto files: no message of ours contains itself. */
+static bool accept_message(ProtobufCMessage *m)
 {
+    for (unsigned i = 0; i < m->n_unknown_fields; i++)
+        free(m->unknown_fields[i].data);
+    free(m->unknown_fields);
+    m->unknown_fields = NULL;
+    m->n_unknown_fields = 0;
     for (unsigned i = 0; i < m->descriptor->n_fields; i++)
         if (!field_ok(m, &m->descriptor->fields[i]))
             return false;
@@ -89,7 +95,7 @@ struct ProtobufCMessage *rpc_unpack(const struct ProtobufCMessageDescriptor *d, 
     /* Not even an empty message may come from NULL. */
     ProtobufCMessage *m =
         protobuf_c_message_unpack(d, &allocator, n, data ? data : (const void *)"");
-    if (m && !strings_ok(m)) {
+    if (m && !accept_message(m)) {
         rpc_msg_free(m);
         return NULL;
     }

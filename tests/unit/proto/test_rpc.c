@@ -51,7 +51,7 @@ struct bench {
 static atomic_uint n_server_closed, n_server_cancelled, n_server_messages, n_flood_writable;
 static atomic_uint slow_reader_ms;
 static atomic_uint n_flooded;
-static struct rpc_stream *paused_stream;
+static _Atomic(struct rpc_stream *) paused_stream;
 
 static void server_closed(struct rpc_stream *s, enum rpc_status status, const char *msg, void *ctx)
 {
@@ -114,7 +114,7 @@ static void paused_open(struct rpc_stream *s, void *ctx)
 {
     rpc_stream_set_handler(s, &sink_handler, ctx);
     rpc_stream_pause(s, true);
-    paused_stream = rpc_stream_ref(s);
+    atomic_store(&paused_stream, rpc_stream_ref(s));
 }
 
 /* "/t/Refuse": an error at once. */
@@ -197,6 +197,7 @@ static int setup(void **state)
     atomic_store(&n_flood_writable, 0);
     atomic_store(&n_flooded, 0);
     atomic_store(&slow_reader_ms, 0);
+    atomic_store(&paused_stream, NULL);
     *state = b;
     return 0;
 }
@@ -430,9 +431,11 @@ static void test_pause(void **state)
         assert_int_equal(rpc_stream_send(s, &i, sizeof i), 0);
     nap_ms(200);
     assert_int_equal(atomic_load(&n_server_messages), 0);
-    rpc_stream_pause(paused_stream, false);
+    struct rpc_stream *paused = atomic_load(&paused_stream);
+    assert_non_null(paused);
+    rpc_stream_pause(paused, false);
     assert_true(reached(&n_server_messages, 50));
-    rpc_stream_pause(paused_stream, true);
+    rpc_stream_pause(paused, true);
     for (unsigned i = 0; i < 50; i++)
         assert_int_equal(rpc_stream_send(s, &i, sizeof i), 0);
     nap_ms(100);
@@ -441,7 +444,7 @@ static void test_pause(void **state)
     rpc_stream_cancel(s);
     assert_true(reached(&c.n_closed, 1));
     assert_true(reached(&n_server_closed, 1));
-    rpc_stream_unref(paused_stream);
+    rpc_stream_unref(paused);
     rpc_stream_unref(s);
 }
 
