@@ -46,19 +46,19 @@ void control_close(struct control *c, void (*closed)(void *ctx), void *ctx);
 /* ---- launch and terminate ---------------------------------------------------------------- */
 
 struct launch_request {
-    const char *model_name;   /* label when model_path is given */
-    const char *model_uid;    /* NULL: the name, made unique */
-    const char *model_type;   /* NULL: "LLM" */
+    const char *model_name; /* label when model_path is given */
+    const char *model_uid;  /* NULL: the name, made unique */
+    const char *model_type; /* NULL: "LLM" */
     const char *engine, *format, *quantization, *size_in_billions; /* NULL: any */
-    const char *model_path;   /* NULL: from the catalogue */
-    const char *worker_ip;    /* NULL, or a comma list of host or host:port */
+    const char *model_path;                                        /* NULL: from the catalogue */
+    const char *worker_ip;      /* NULL, or a comma list of host or host:port */
     uint32_t replica, n_worker; /* 1.. */
-    uint32_t n_ctx;           /* 0: default */
-    uint32_t n_parallel;      /* sequences per step; 0: default */
-    uint32_t n_threads;       /* per shard; 0: the worker decides */
-    const char *kv_type;      /* NULL: f16 */
-    int64_t request_limits;   /* -1: none */
-    const char *raw_json;     /* the request as it came, kept for launch history and describe */
+    uint32_t n_ctx;             /* 0: default */
+    uint32_t n_parallel;        /* sequences per step; 0: default */
+    uint32_t n_threads;         /* per shard; 0: the worker decides */
+    const char *kv_type;        /* NULL: f16 */
+    int64_t request_limits;     /* -1: none */
+    const char *raw_json;       /* the request as it came, kept for launch history and describe */
 };
 
 /* Accept the wish. uid_out: the model UID. The load goes on by itself; watch it with
@@ -81,13 +81,13 @@ enum model_state { MODEL_LAUNCHING, MODEL_READY, MODEL_ERROR, MODEL_TERMINATING 
 struct model_info {
     const char *uid, *name, *type, *engine, *format, *quantization, *size_in_billions;
     const char *family, *path, *address; /* address of the first ready head, or "" */
-    const struct jv *lang, *ability; /* arrays or NULL */
+    const struct jv *lang, *ability;     /* arrays or NULL */
     const char *description;
     enum model_state state;
     const char *error; /* of MODEL_ERROR, or the last one */
     double progress;   /* 0..1 */
     uint32_t n_ctx, n_replica, n_ready, n_worker;
-    int64_t created;   /* unix seconds */
+    int64_t created; /* unix seconds */
     int64_t request_limits;
 };
 
@@ -102,7 +102,7 @@ struct shard_info {
     int64_t pid;
 };
 struct replica_info {
-    const char *id; /* "uid-rep0" */
+    const char *id;            /* "uid-rep0" */
     const char *state, *error; /* "READY", "CREATED", "DOWNLOADING", "LOADING", "ERROR" */
     const char *address;
     uint32_t index, n_shards;
