@@ -54,7 +54,7 @@ struct kern_type {
 struct kern_vec {
     /* y = x / sqrt(mean(x^2) + eps) * w */
     void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
-    void (*add)(float *y, const float *x, uint32_t n);           /* y += x */
+    void (*add)(float *y, const float *x, uint32_t n); /* y += x */
     void (*silu_mul)(float *y, const float *gate, const float *up, uint32_t n);
     /* Rotate one head in place. cos/sin [n_rot/2]. neox: pairs (i, i+n_rot/2), else (2i, 2i+1). */
     void (*rope)(float *x, uint32_t n_rot, bool neox, const float *cos, const float *sin);

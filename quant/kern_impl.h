@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kern_impl.h - what the kernel files of all levels share: packed layouts and the tables.
+ * Internal to quant/. Everything here is constant after kern_get's first call.
+ *
+ * Quantised panel of R rows, K walked in file blocks ("supers") of 32 or 256 columns:
+ *
+ *   super: [head] then per 32 columns [scales][low plane][high plane]
+ *
+ *   head    f16 d[R] (and f16 -dmin[R]) for 256-wide types, nothing for 32-wide ones
+ *   scales  KERN_D    f16 d[R]
+ *           KERN_DM   f16 d[R], f16 m[R]
+ *           KERN_KDM  u8 scale[R], u8 min[R]                  (Q4_K, Q5_K)
+ *           KERN_K32  i8 scale[R]                             (IQ4_XS)
+ *           KERN_K16  i8 scale[2][R], one per 16 columns      (Q3_K, Q6_K)
+ *           KERN_K16M u8 scale[2][R], u8 min[2][R]            (Q2_K)
+ *   low     byte 4R g + 4r + j, g < 4, j < 4: column 8g + j of row r in the low nibble, column
+ *           8g + 4 + j in the high one. 8-bit codes: byte 4R g + 4r + j, g < 8: column 4g + j
+ *   high    5 bits: byte 4r + j, bit g: fifth bit of column 4g + j, g < 8
+ *           6 bits: byte 4R h + 4r + j, bits 2g and 2g+1: of column 16h + 4g + j, h < 2, g < 4
+ *
+ * So a 4R-byte load holds for every row (32-bit lane) four neighbouring columns: an operand of
+ * a dot product against four activation codes broadcast to all lanes. Codes are unsigned;
+ * the offset of signed types is taken from the integer sum by means of the activations'
+ * sums, exactly. Sub-scales stay integers: d times them is exact in f32.
+ *
+ * What every level computes, bit for bit, per row, token and 32 columns, in column order:
+ *
+ *   i = sum code[c] * q[c] - offset * sum q[c]                       exact in i32 and f32
+ *   t = f32(i) * scale;  t = fma(minimum, sum q[c], t)               (second part: if any)
+ *   16-wide scales: t = f32(i0) * scale0; t = fma(f32(i1), scale1, t); then the minima
+ *   acc = fma(t, d of the activations, acc)
+ *
+ * F32, F16, BF16: panel [column][R]; even and odd columns have an accumulator each, fma in
+ * order, the two are added at the end. */
+#ifndef QUIRE_QUANT_KERN_IMPL_H
+#define QUIRE_QUANT_KERN_IMPL_H
+
+#include "quant/kern.h"
+
+enum kern_scales { KERN_D, KERN_DM, KERN_KDM, KERN_K32, KERN_K16, KERN_K16M };
+
+/* One quantised type. offset: what the code of zero is (0, 4, 8, 16, 32, 128). */
+struct kern_shape {
+    enum qtype type;
+    unsigned bits; /* 4, 5, 6 or 8 */
+    enum kern_scales scales;
+    int offset;
+    bool iq4; /* codes stand for qtype_iq4_values, used as value + 128 */
+};
+
+/* X(name, bits, scales, offset, iq4) */
+#define KERN_SHAPES(X)                                                                             \
+    X(Q4_0, 4, KERN_D, 8, false)                                                                   \
+    X(Q4_1, 4, KERN_DM, 0, false)                                                                  \
+    X(Q5_0, 5, KERN_D, 16, false)                                                                  \
+    X(Q5_1, 5, KERN_DM, 0, false)                                                                  \
+    X(Q8_0, 8, KERN_D, 128, false)                                                                 \
+    X(Q2_K, 4, KERN_K16M, 0, false)                                                                \
+    X(Q3_K, 4, KERN_K16, 4, false)                                                                 \
+    X(Q4_K, 4, KERN_KDM, 0, false)                                                                 \
+    X(Q5_K, 5, KERN_KDM, 0, false)                                                                 \
+    X(Q6_K, 6, KERN_K16, 32, false)                                                                \
+    X(IQ4_NL, 4, KERN_D, 128, true)                                                                \
+    X(IQ4_XS, 4, KERN_K32, 128, true)
+
+#define KERN_SHAPE_VALUE(name, bits, scales, offset, iq4)                                          \
+    ((struct kern_shape){QT_##name, bits, scales, offset, iq4})
+
+enum kern_act_format { KERN_ACT_F32 = 1, KERN_ACT_Q8 = 2 };
+
+/* 32 activations: x = d * q. The multiples of the sum of q start the integer sums of types
+ * with an offset. One cache line. */
+struct kern_act {
+    int8_t q[32];
+    float d;
+    float sum;
+    int32_t x8, x16, x128; /* -8, -16, -128 times the sum */
+    int32_t x32[2];        /* -32 times the sum of each half */
+    int32_t zero;
+};
+
+/* Below this amplitude a block counts as zero: 127 / amax must stay finite. */
+#define KERN_ACT_TINY 1e-35f
+
+static inline uint32_t kern_super_cols(const struct kern_shape *s)
+{
+    return s->scales == KERN_D || s->scales == KERN_DM ? 32 : 256;
+}
+
+static inline size_t kern_head_bytes(const struct kern_shape *s, unsigned r)
+{
+    switch (s->scales) {
+    case KERN_KDM:
+    case KERN_K16M:
+        return 4 * (size_t)r;
+    case KERN_K16:
+    case KERN_K32:
+        return 2 * (size_t)r;
+    default:
+        return 0;
+    }
+}
+
+static inline size_t kern_scale_bytes(const struct kern_shape *s, unsigned r)
+{
+    switch (s->scales) {
+    case KERN_DM:
+    case KERN_K16M:
+        return 4 * (size_t)r;
+    case KERN_K32:
+        return r;
+    default:
+        return 2 * (size_t)r;
+    }
+}
+
+static inline size_t kern_code_bytes(const struct kern_shape *s, unsigned r)
+{
+    return 4 * (size_t)s->bits * r;
+}
+
+/* Panel layout functions of one type for R = 8 or 16; NULL for an unknown type. */
+struct kern_layout {
+    enum qtype type;
+    size_t (*panel_bytes)(uint32_t cols);
+    void (*pack)(const void *rows, size_t row_bytes, uint32_t n_rows, uint32_t cols, void *panel);
+};
+const struct kern_layout *kern_layout_find(enum qtype type, unsigned r);
+
+/* Rows of the table by type; each level overwrites what it does better. */
+enum { KERN_MAX_TYPE = 32 };
+struct kern_rows {
+    struct kern_type by_type[KERN_MAX_TYPE]; /* panel_mul NULL: no kernel */
+};
+
+typedef void kern_panel_mul_fn(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,
+                               uint32_t n_tokens, float *out, size_t ld_out);
+
+/* Set one row. act_convert of the format is taken from the arguments. */
+void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t act_format,
+                   void (*act_convert)(const float *x, uint32_t cols, void *act),
+                   kern_panel_mul_fn *mul);
+
+void kern_rows_ref(struct kern_rows *rows);
+void kern_rows_avx2(struct kern_rows *rows);
+void kern_rows_avx512(struct kern_rows *rows);
+
+extern const struct kern_vec kern_vec_ref, kern_vec_avx2, kern_vec_avx512;
+
+#endif
