@@ -120,9 +120,23 @@ static int on_url_complete(llhttp_t *ll)
     return rc;
 }
 
+/* llhttp takes spaces in names; "Content-Length : 5" then reads differently elsewhere. */
+static bool is_token(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char c = s[i];
+        bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!alnum && (c == '\0' || !strchr("!#$%&'*+-.^_`|~", c)))
+            return false;
+    }
+    return true;
+}
+
 static int on_field(llhttp_t *ll, const char *at, size_t n)
 {
     struct http_parser *p = of(ll);
+    if (!is_token(at, n))
+        return bad(p, 400, "bad character in a header's name");
     size_t from = p->msg.head.len;
     int rc = put_head(p, at, n);
     for (size_t i = from; !rc && i < p->msg.head.len; i++) {
