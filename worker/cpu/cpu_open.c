@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening a CPU stage: the program's tensors become packed matrices in one map (threads share
+ * the work, pages of the file are dropped tensor by tensor), then KV and scratch memory. */
+#include "worker/cpu/cpu_open.h"
+
+#include "base/num.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ALIGN       64U
+#define HUGE_PAGE   (2U << 20)
+#define TILE_FLOATS 32768U     /* 128 KiB: results of some rows for a block of tokens */
+#define PACK_BYTES  (1U << 20) /* claimed by a packing thread at once */
+#define MAX_TOKENS  (1U << 20) /* of one batch */
+#define MAX_PAGES   (1U << 28)
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static int map_open(struct cpu_map *m, size_t bytes, const char *what, struct err *e)
+{
+    if (bytes > SIZE_MAX / 2)
+        return err_set(e, Q_ENOMEM, "%s: too large", what);
+    bytes = (bytes + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE; /* at least one byte more than asked */
+    /* Twice aligned: the map is cut to whole huge pages. */
+    size_t wide = bytes + HUGE_PAGE;
+    unsigned char *p = mmap(NULL, wide, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return err_set(e, Q_ENOMEM, "no memory for %s: %zu MB", what, bytes >> 20);
+    size_t skip = (HUGE_PAGE - (size_t)(uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+    if (skip > 0)
+        munmap(p, skip);
+    munmap(p + skip + bytes, wide - skip - bytes);
+    madvise(p + skip, bytes, MADV_HUGEPAGE); /* a wish: works without */
+    m->p = p + skip;
+    m->bytes = bytes;
+    return 0;
+}
+
+static void map_close(struct cpu_map *m)
+{
+    if (m->p)
+        munmap(m->p, m->bytes);
+    m->p = NULL;
+}
+
+/* Takes pieces off a map; with p NULL it only measures. */
+struct carve {
+    unsigned char *p;
+    size_t used;
+    bool overflow;
+};
+
+static void *carve(struct carve *c, size_t n, size_t elem)
+{
+    size_t bytes, end;
+    if (!num_mul(n, elem, &bytes) || !num_add(c->used, bytes, &end) || !num_add(end, ALIGN, &end)) {
+        c->overflow = true;
+        return NULL;
+    }
+    void *at = c->p ? c->p + c->used : NULL;
+    c->used = (c->used + bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return at;
+}
+
+/* ---- weights ------------------------------------------------------------------------------- */
+
+struct loader {
+    struct cpu_stage *s;
+    const struct stage_config *cfg;
+    struct carve at;
+    size_t total, done;
+    /* the matrix being packed */
+    const struct kern_mat *mat;
+    const struct gguf_tensor *tensor;
+    uint32_t panels_at_once;
+    _Atomic uint32_t next;
+};
+
+static void pack_region(void *ctx, uint32_t tid)
+{
+    struct loader *l = ctx;
+    uint32_t at;
+    (void)tid;
+    while ((at = atomic_fetch_add(&l->next, l->panels_at_once)) < l->mat->n_panels) {
+        uint32_t to = NUM_MIN(at + l->panels_at_once, l->mat->n_panels);
+        kern_mat_pack(l->mat, l->tensor->data, at, to, (void *)(uintptr_t)l->mat->data);
+    }
+}
+
+static void loaded(struct loader *l, const struct gguf_tensor *t)
+{
+    gguf_drop_pages(model_gguf(l->s->model), t);
+    l->done += t->bytes;
+    if (l->cfg->progress)
+        l->cfg->progress((double)l->done / (double)l->total, l->cfg->progress_ctx);
+}
+
+static void pack(struct loader *l, struct kern_mat *mat, const struct gguf_tensor *t)
+{
+    mat->data = carve(&l->at, kern_mat_bytes(mat), 1);
+    if (!l->at.p)
+        return;
+    l->mat = mat;
+    l->tensor = t;
+    l->panels_at_once = (uint32_t)NUM_MAX(PACK_BYTES / mat->panel_bytes, (size_t)1);
+    atomic_store(&l->next, 0);
+    pool_run(l->s->pool, pack_region, l);
+    loaded(l, t);
+}
+
+static const float *load_vector(struct loader *l, const struct gguf_tensor *t)
+{
+    if (!t)
+        return NULL;
+    float *v = carve(&l->at, (size_t)t->dims[0], sizeof(*v));
+    if (v) {
+        t->type->decode(t->data, v, (size_t)t->dims[0]);
+        loaded(l, t);
+    }
+    return v;
+}
+
+/* Once with l->at.p NULL to measure, once to load. */
+static void load_ops(struct loader *l, const struct program *prog)
+{
+    for (uint32_t i = 0; i < prog->n_ops; i++) {
+        const struct prog_op *from = &prog->ops[i];
+        struct cpu_op *op = &l->s->ops[i];
+        op->norm = load_vector(l, from->norm);
+        op->q_norm = load_vector(l, from->q_norm);
+        op->k_norm = load_vector(l, from->k_norm);
+        for (uint32_t m = 0; m < PROG_MATS; m++) {
+            if (!from->mat[m].w || from->kind == PROG_EMBED)
+                continue;
+            pack(l, &op->mat[m].m, from->mat[m].w);
+            op->mat[m].bias = load_vector(l, from->mat[m].bias);
+        }
+    }
+}
+
+static size_t source_bytes(const struct program *prog)
+{
+    size_t sum = 0;
+    for (uint32_t i = 0; i < prog->n_ops; i++) {
+        const struct prog_op *op = &prog->ops[i];
+        const struct gguf_tensor *vec[] = {op->norm, op->q_norm, op->k_norm};
+        for (size_t v = 0; v < NUM_COUNT(vec); v++)
+            sum += vec[v] ? vec[v]->bytes : 0;
+        for (uint32_t m = 0; m < PROG_MATS && op->kind != PROG_EMBED; m++) {
+            sum += op->mat[m].w ? op->mat[m].w->bytes : 0;
+            sum += op->mat[m].bias ? op->mat[m].bias->bytes : 0;
+        }
+    }
+    return NUM_MAX(sum, (size_t)1);
+}
+
+static int load_weights(struct cpu_stage *s, const struct stage_config *cfg,
+                        const struct program *prog, struct err *e)
+{
+    struct loader l = {.s = s, .cfg = cfg, .total = source_bytes(prog)};
+    load_ops(&l, prog);
+    if (l.at.overflow)
+        return err_set(e, Q_ENOMEM, "the weights are too large");
+    int rc = map_open(&s->weights, l.at.used, "the weights", e);
+    if (rc)
+        return rc;
+    l.at = (struct carve){.p = s->weights.p};
+    load_ops(&l, prog);
+    return 0;
+}
+
+/* ---- operations ---------------------------------------------------------------------------- */
+
+/* Place of the matrix's activation format in a list, added when new. CPU_FORMATS is the number
+ * of matrices that share an input, so the list can't overflow. */
+static uint32_t format_of(const struct kern_type **list, uint32_t *n, const struct kern_type *k)
+{
+    for (uint32_t i = 0; i < *n; i++) {
+        if (list[i]->act_format == k->act_format)
+            return i;
+    }
+    list[*n] = k;
+    return (*n)++;
+}
+
+static uint32_t lcm(uint32_t a, uint32_t b)
+{
+    uint32_t x = a, y = b;
+    while (y) {
+        uint32_t t = x % y;
+        x = y;
+        y = t;
+    }
+    return a / x * b;
+}
+
+static int add_units(struct cpu_op *op, uint32_t mat, uint32_t unit_rows, struct err *e)
+{
+    const struct kern_mat *m = &op->mat[mat].m;
+    uint32_t step = unit_rows / m->k->panel_rows;
+    uint32_t n = (m->n_panels + step - 1) / step;
+    struct cpu_unit *more = realloc(op->units, (op->n_units + n) * sizeof(*more));
+    if (!more)
+        return err_set(e, Q_ENOMEM, "no memory for the plan of a layer");
+    op->units = more;
+    for (uint32_t p = 0; p < m->n_panels; p += step)
+        more[op->n_units++] = (struct cpu_unit){mat, p, NUM_MIN(p + step, m->n_panels)};
+    return 0;
+}
+
+static int split_even(uint32_t **split, uint32_t n, uint32_t n_threads, struct err *e)
+{
+    *split = malloc((n_threads + 1) * sizeof(**split));
+    if (!*split)
+        return err_set(e, Q_ENOMEM, "no memory for the plan of a layer");
+    for (uint32_t t = 0; t <= n_threads; t++)
+        (*split)[t] = (uint32_t)((uint64_t)n * t / n_threads);
+    return 0;
+}
+
+/* Give every thread units of about equal bytes. */
+static int split_units(struct cpu_op *op, uint32_t n_threads, struct err *e)
+{
+    uint64_t total = 0, sum = 0;
+    uint32_t t = 0;
+    int rc = split_even(&op->split, op->n_units, n_threads, e);
+    if (rc)
+        return rc;
+    for (uint32_t u = 0; u < op->n_units; u++)
+        total += (op->units[u].panel_to - op->units[u].panel_from) *
+                 op->mat[op->units[u].mat].m.panel_bytes;
+    for (uint32_t u = 0; u < op->n_units; u++) {
+        uint64_t bytes = (op->units[u].panel_to - op->units[u].panel_from) *
+                         op->mat[op->units[u].mat].m.panel_bytes;
+        while (t < n_threads && (sum + bytes / 2) * n_threads >= total * t)
+            op->split[t++] = u;
+        sum += bytes;
+    }
+    while (t <= n_threads)
+        op->split[t++] = op->n_units;
+    return 0;
+}
+
+static int plan_op(struct cpu_stage *s, const struct prog_op *from, struct cpu_op *op,
+                   struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < PROG_MATS && from->kind != PROG_EMBED; i++) {
+        const struct gguf_tensor *t = from->mat[i].w;
+        if (!t)
+            continue;
+        rc = kern_mat_init(&op->mat[i].m, s->kern, (enum qtype)t->type->id, (uint32_t)t->dims[1],
+                           (uint32_t)t->dims[0], e);
+        if (rc)
+            return err_prefix(e, rc, "%.*s", (int)t->name.n, t->name.p);
+        bool second = from->kind == PROG_FFN && i == PROG_DOWN;
+        op->mat[i].format = second ? format_of(op->formats2, &op->n_formats2, op->mat[i].m.k)
+                                   : format_of(op->formats, &op->n_formats, op->mat[i].m.k);
+    }
+    switch (from->kind) {
+    case PROG_EMBED:
+        op->rows = from->mat[PROG_W].w;
+        return 0;
+    case PROG_ATTN:
+        return 0;
+    case PROG_QKV:
+        for (uint32_t i = PROG_Q; i <= PROG_V && rc == 0; i++) {
+            uint32_t dim = i == PROG_V ? s->hp.head_dim_v : s->hp.head_dim_k;
+            rc = add_units(op, i, lcm(dim, op->mat[i].m.k->panel_rows), e);
+        }
+        return rc ? rc : split_units(op, s->n_threads, e);
+    case PROG_FFN:
+        rc =
+            add_units(op, PROG_GATE,
+                      lcm(op->mat[PROG_GATE].m.k->panel_rows, op->mat[PROG_UP].m.k->panel_rows), e);
+        if (rc == 0)
+            rc = split_even(&op->split, op->n_units, s->n_threads, e);
+        return rc ? rc : split_even(&op->split2, op->mat[PROG_DOWN].m.n_panels, s->n_threads, e);
+    case PROG_OUT:
+    case PROG_HEAD:
+        return split_even(&op->split, op->mat[PROG_W].m.n_panels, s->n_threads, e);
+    }
+    return 0;
+}
+
+static int plan_ops(struct cpu_stage *s, const struct program *prog, struct err *e)
+{
+    s->ops = calloc(prog->n_ops + 1, sizeof(*s->ops));
+    s->claims = aligned_alloc(ALIGN, (prog->n_ops + 1) * sizeof(*s->claims));
+    if (!s->ops || !s->claims)
+        return err_set(e, Q_ENOMEM, "no memory for the layer program");
+    s->n_ops = prog->n_ops;
+    for (uint32_t i = 0; i < prog->n_ops; i++) {
+        struct cpu_op *op = &s->ops[i];
+        op->kind = prog->ops[i].kind;
+        op->crop = prog->ops[i].crop;
+        op->layer = prog->ops[i].layer - prog->layer_from;
+        int rc = plan_op(s, &prog->ops[i], op, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- KV and scratch ------------------------------------------------------------------------ */
+
+static int open_kv(struct cpu_stage *s, const struct stage_config *cfg, struct err *e)
+{
+    size_t page, bytes;
+    s->kv_type = cfg->kv;
+    s->n_pages = cfg->n_pages;
+    s->kv_elem = cfg->kv == KV_F32 ? 4 : 2;
+    s->dv_pad = (s->hp.head_dim_v + ATTN_V_ALIGN - 1) / ATTN_V_ALIGN * ATTN_V_ALIGN;
+    s->kv_k_bytes = (size_t)s->hp.head_dim_k * BACKEND_PAGE_TOKENS * s->kv_elem;
+    s->kv_head_bytes = s->kv_k_bytes + (size_t)s->dv_pad * BACKEND_PAGE_TOKENS * s->kv_elem;
+    if (!num_mul(s->kv_head_bytes, s->hp.n_kv_heads, &page) ||
+        !num_mul(page, s->n_pages, &s->kv_layer_bytes) ||
+        !num_mul(s->kv_layer_bytes, s->n_layers, &bytes))
+        return err_set(e, Q_ENOMEM, "a KV cache of %u pages is too large", s->n_pages);
+    return bytes ? map_open(&s->kv, bytes, "the KV cache", e) : 0;
+}
+
+static size_t largest_act_row(const struct cpu_stage *s)
+{
+    size_t most = ALIGN;
+    for (uint32_t i = 0; i < s->n_ops; i++) {
+        for (uint32_t m = 0; m < PROG_MATS; m++) {
+            const struct kern_mat *mat = &s->ops[i].mat[m].m;
+            if (mat->k)
+                most = NUM_MAX(most, mat->k->act_bytes(mat->cols));
+        }
+    }
+    return most;
+}
+
+/* A tile must hold one token's results of the largest unit. */
+static size_t tile_size(const struct cpu_stage *s)
+{
+    size_t most = TILE_FLOATS;
+    for (uint32_t i = 0; i < s->n_ops; i++) {
+        const struct cpu_op *op = &s->ops[i];
+        for (uint32_t u = 0; u < op->n_units; u++) {
+            const struct cpu_unit *unit = &op->units[u];
+            size_t rows =
+                (size_t)(unit->panel_to - unit->panel_from) * op->mat[unit->mat].m.k->panel_rows;
+            most = NUM_MAX(most, rows);
+        }
+    }
+    return most;
+}
+
+static void carve_thread(const struct cpu_stage *s, struct carve *c, struct cpu_thread *th)
+{
+    size_t g = s->hp.n_heads / s->hp.n_kv_heads, n_q = s->attn_rows * g, n_ff = s->hp.n_ff;
+    size_t widest =
+        NUM_MAX(NUM_MAX((size_t)s->hp.width, n_ff), (size_t)s->hp.n_heads * s->hp.head_dim_v);
+
+    th->acts = carve(c, CPU_FORMATS * CPU_OWN_ROWS, s->act_row);
+    th->row = carve(c, widest, sizeof(float));
+    th->tile = carve(c, s->tile_floats, sizeof(float));
+    th->tile2 = carve(c, s->tile_floats, sizeof(float));
+    th->q = carve(c, n_q, sizeof(*th->q));
+    th->lo = carve(c, n_q, 1);
+    th->hi = carve(c, n_q, 1);
+    th->max = carve(c, n_q, sizeof(float));
+    th->sum = carve(c, n_q, sizeof(float));
+    th->acc = carve(c, n_q * s->dv_pad, sizeof(float));
+    th->max_all = carve(c, n_q, sizeof(float));
+    th->sum_all = carve(c, n_q, sizeof(float));
+    th->acc_all = carve(c, n_q * s->dv_pad, sizeof(float));
+    th->half = carve(c, s->hp.head_dim_k, sizeof(uint16_t));
+}
+
+/* Once with c->p NULL to measure, once to set the pointers. */
+static void carve_scratch(struct cpu_stage *s, struct carve *c)
+{
+    size_t n = s->max_tokens;
+    s->x = carve(c, n * s->hp.width, sizeof(float));
+    s->acts = carve(c, CPU_FORMATS * n, s->act_row);
+    s->rows = carve(c, n, sizeof(*s->rows));
+    s->map = carve(c, n, sizeof(*s->map));
+    s->tasks = carve(c, n, sizeof(*s->tasks));
+    if (s->n_layers > 0) {
+        s->q = carve(c, n * s->hp.n_heads, s->hp.head_dim_k * sizeof(float));
+        s->att = carve(c, n * s->hp.n_heads, s->hp.head_dim_v * sizeof(float));
+        s->ffn = carve(c, n * s->hp.n_ff, sizeof(float));
+        s->cosines = carve(c, n * (s->hp.n_rot / 2), sizeof(float));
+        s->sines = carve(c, n * (s->hp.n_rot / 2), sizeof(float));
+        s->partial = carve(c, (size_t)s->partial_rows * s->hp.n_heads * s->partial_chunks,
+                           (s->dv_pad + 2) * sizeof(float));
+    }
+    for (uint32_t t = 0; t < s->n_threads; t++)
+        carve_thread(s, c, &s->threads[t]);
+}
+
+static int open_scratch(struct cpu_stage *s, struct err *e)
+{
+    struct carve c = {.p = NULL};
+    uint32_t g = s->hp.n_heads / s->hp.n_kv_heads;
+
+    s->act_row = largest_act_row(s);
+    s->tile_floats = tile_size(s);
+    s->attn_rows = NUM_MAX(ATTN_BLOCK / g, 1U);
+    s->partial_rows = NUM_MIN(s->max_tokens, 8 * s->n_threads / s->hp.n_kv_heads + 1);
+    s->partial_chunks =
+        (uint32_t)(((uint64_t)s->n_pages * BACKEND_PAGE_TOKENS + CPU_CHUNK - 1) / CPU_CHUNK);
+    s->threads = calloc(s->n_threads, sizeof(*s->threads));
+    if (!s->threads)
+        return err_set(e, Q_ENOMEM, "no memory for threads");
+    carve_scratch(s, &c);
+    if (c.overflow)
+        return err_set(e, Q_ENOMEM, "the working memory is too large");
+    int rc = map_open(&s->scratch, c.used, "working memory", e);
+    if (rc)
+        return rc;
+    c = (struct carve){.p = s->scratch.p};
+    carve_scratch(s, &c);
+    return 0;
+}
+
+/* ---- the face ------------------------------------------------------------------------------ */
+
+static int check_config(const struct stage_config *cfg, struct err *e)
+{
+    if (cfg->kv != KV_F16 && cfg->kv != KV_F32)
+        return err_set(e, Q_EUNSUPPORTED, "a q8_0 KV cache is not supported on the CPU");
+    if (cfg->max_tokens < 1 || cfg->max_tokens > MAX_TOKENS || cfg->max_seqs < 1 ||
+        cfg->n_pages > MAX_PAGES)
+        return err_set(e, Q_EINVAL, "a stage of %u rows, %u sequences, %u pages", cfg->max_tokens,
+                       cfg->max_seqs, cfg->n_pages);
+    return 0;
+}
+
+static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
+                      const struct program *prog, struct err *e)
+{
+    int rc = kern_get(&s->kern, e);
+    if (rc)
+        return rc;
+    s->attn = attn_kern_at(s->kern->level);
+    if ((rc = pool_open(&s->pool, cfg->n_threads, e)))
+        return rc;
+    s->n_threads = pool_threads(s->pool);
+    if ((rc = plan_ops(s, prog, e)) || (rc = load_weights(s, cfg, prog, e)) ||
+        (rc = open_kv(s, cfg, e)))
+        return rc;
+    return open_scratch(s, e);
+}
+
+int cpu_stage_new(struct cpu_stage **out, const struct stage_config *cfg, struct err *e)
+{
+    struct program *prog = NULL;
+    *out = NULL;
+    int rc = check_config(cfg, e);
+    if (rc)
+        return rc;
+    struct cpu_stage *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(e, Q_ENOMEM, "no memory for a stage");
+    s->model = cfg->model;
+    s->hp = *model_hparams(cfg->model);
+    s->embed = cfg->embed;
+    s->head = cfg->head;
+    s->max_tokens = cfg->max_tokens;
+    s->max_seqs = cfg->max_seqs;
+    s->n_layers = cfg->layer_to - cfg->layer_from;
+    rc = program_compile(&prog, cfg->model, cfg->layer_from, cfg->layer_to, cfg->embed, cfg->head,
+                         e);
+    if (rc == 0)
+        rc = fill_stage(s, cfg, prog, e);
+    program_free(prog);
+    if (rc) {
+        cpu_stage_free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void cpu_stage_free(struct cpu_stage *s)
+{
+    if (!s)
+        return;
+    pool_close(s->pool);
+    for (uint32_t i = 0; s->ops && i < s->n_ops; i++) {
+        free(s->ops[i].units);
+        free(s->ops[i].split);
+        free(s->ops[i].split2);
+    }
+    free(s->ops);
+    free(s->claims);
+    free(s->threads);
+    map_close(&s->weights);
+    map_close(&s->kv);
+    map_close(&s->scratch);
+    free(s);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pool.h - threads that run one function together.
+ *
+ * pool_run calls fn(ctx, 0) on the caller and fn(ctx, 1..n-1) on the pool's threads and
+ * returns when all are done. Inside, pool_barrier makes all n wait for each other. Waiting
+ * spins for a few tens of microseconds, then sleeps in a futex, so that a busy core is given
+ * away. One caller at a time. */
+#ifndef QUIRE_CPU_POOL_H
+#define QUIRE_CPU_POOL_H
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+struct pool;
+
+/* n_threads counts the caller; 0 means pool_default_threads(). */
+Q_MUST_CHECK int pool_open(struct pool **out, uint32_t n_threads, struct err *e);
+void pool_close(struct pool *p); /* joins the threads; NULL is fine */
+uint32_t pool_threads(const struct pool *p);
+void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
+void pool_barrier(struct pool *p);
+
+/* Physical cores among the CPUs this process may use, at most its cgroup's quota; 1 or more. */
+uint32_t pool_default_threads(void);
+
+#endif
