@@ -164,7 +164,7 @@ static int on_item_complete(llhttp_t *ll)
 static int on_extension(llhttp_t *ll, const char *at, size_t n)
 {
     (void)at;
-    return count_head(of(ll), n + 1);
+    return count_head(of(ll), n);
 }
 
 /* Repeated or unusual framing headers: what two readers could understand differently. */
