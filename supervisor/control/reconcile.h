@@ -31,7 +31,7 @@ enum {
     RC_BUDGET_WINDOW_MS = 60000,
     RC_STALL_MS = 300000, /* no progress of a fetch or load for so long is a failure */
     RC_ADOPT_MS = 8000,   /* how long stored shards may stay unheard of after our start */
-    RC_JOIN_MS = 10000,     /* how long a launch waits for the first worker after our start */
+    RC_JOIN_MS = 10000,   /* how long a launch waits for the first worker after our start */
     RC_RETRY_PLACE_MS = 1000,
     RC_RESEND_STOP_MS = 3000,
     RC_ORPHAN_MS = 30000
