@@ -79,20 +79,21 @@ static void widen_integers(struct buf *out, const char *s, size_t n)
     }
 }
 
-int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth, struct err *e)
+static int parse(struct jv **out, const char *text, size_t len, unsigned max_depth, size_t flags,
+                 struct err *e)
 {
     *out = NULL;
     size_t at = 0;
     if (!depth_ok(text, len, max_depth, &at))
         return err_set(e, Q_EINVAL, "JSON nested deeper than %u levels at byte %zu", max_depth, at);
     json_error_t je;
-    json_t *j = json_loadb(text, len, JSON_DECODE_ANY, &je);
+    json_t *j = json_loadb(text, len, flags, &je);
     if (!j && json_error_code(&je) == json_error_numeric_overflow) {
         struct buf wide;
         buf_init(&wide, len + len / 4 + 16);
         widen_integers(&wide, text, len);
         if (!wide.failed)
-            j = json_loadb(buf_cstr(&wide), wide.len, JSON_DECODE_ANY, &je);
+            j = json_loadb(buf_cstr(&wide), wide.len, flags, &je);
         buf_fini(&wide);
     }
     if (!j) {
@@ -103,6 +104,16 @@ int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth, 
     }
     *out = V(j);
     return 0;
+}
+
+int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth, struct err *e)
+{
+    return parse(out, text, len, max_depth, JSON_DECODE_ANY, e);
+}
+
+int jv_parse_nul(struct jv **out, const char *text, size_t len, unsigned max_depth, struct err *e)
+{
+    return parse(out, text, len, max_depth, JSON_DECODE_ANY | JSON_ALLOW_NUL, e);
 }
 
 int jv_parse_file(struct jv **out, const char *path, size_t max_bytes, struct err *e)

@@ -23,6 +23,9 @@ enum jv_kind { JV_NULL, JV_BOOL, JV_INT, JV_REAL, JV_STRING, JV_ARRAY, JV_OBJECT
  * e->msg says what and where (line, column, byte) and *out is NULL. */
 Q_MUST_CHECK int jv_parse(struct jv **out, const char *text, size_t len, unsigned max_depth,
                           struct err *e);
+/* The same, but string values may hold \u0000: read those with jv_str_len. */
+Q_MUST_CHECK int jv_parse_nul(struct jv **out, const char *text, size_t len, unsigned max_depth,
+                              struct err *e);
 Q_MUST_CHECK int jv_parse_file(struct jv **out, const char *path, size_t max_bytes, struct err *e);
 void jv_free(struct jv *v); /* NULL is fine */
 struct jv *jv_ref(const struct jv *v);

@@ -76,13 +76,15 @@ static int answer(struct loop *l, const char *line, size_t n, struct err *e)
     struct jv *req = NULL;
     size_t start = out->len;
 
-    if (jv_parse(&req, line, n, l->max_depth, &why) != 0) {
+    int rc = l->cfg->allow_nul ? jv_parse_nul(&req, line, n, l->max_depth, &why)
+                               : jv_parse(&req, line, n, l->max_depth, &why);
+    if (rc != 0) {
         put_error(out, NULL, why.msg);
     } else if (!jv_is(req, JV_OBJECT)) {
         put_error(out, NULL, "not a JSON object");
     } else {
         put_id(out, req);
-        int rc = l->fn(l->ctx, req, out, &why);
+        rc = l->fn(l->ctx, req, out, &why);
         if (rc < 0) {
             cut(out, start);
             put_error(out, req, why.msg);

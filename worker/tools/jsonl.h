@@ -21,6 +21,7 @@ struct jsonl_config {
     size_t max_line_bytes;   /* 0: 64 MiB */
     size_t max_answer_bytes; /* 0: 1 GiB */
     unsigned max_depth;      /* of a line's JSON; 0: 128 */
+    bool allow_nul;          /* strings may hold \u0000: the command minds their length */
 };
 
 /* Run to the end of in_fd. 0, or Q_EIO / Q_ENOMEM with e set when reading or writing fails. */
