@@ -49,7 +49,9 @@ Q_MUST_CHECK int gateway_generate(struct gateway *g, const char *uid,
                                   struct gateway_call **out, struct err *e);
 /* The client left: stop the work. No event follows; the pointer is dead. */
 void gateway_cancel(struct gateway_call *call);
-/* Back-pressure: while paused no events are delivered (the engine's stream is not read on). */
+/* Back-pressure: while paused no events are delivered; they are kept, up to 4 MiB per call. A
+ * reader further behind loses its call: the work stops, and on_error says Q_EFULL after what is
+ * kept. Events come after gateway_pause(call, false) has returned. */
 void gateway_pause(struct gateway_call *call, bool paused);
 
 struct gateway_model_load {
