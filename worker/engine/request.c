@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/engine/request.h"
+
+#include "worker/model/backend.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Text of one token and text held back: far above what a vocabulary has. */
+#define TEXT_MAX ((size_t)1 << 20)
+
+void request_text_of(struct request_text *t, const struct tokenizer *tok)
+{
+    *t = (struct request_text){
+        .tok = tok,
+        .n_vocab = tokenizer_n_vocab(tok),
+        .init = detok_init,
+        .put = detok_put,
+        .flush = detok_flush,
+        .is_eog = tokenizer_is_eog,
+    };
+}
+
+static int check_ids(const char *field, const uint32_t *ids, size_t n, uint32_t n_vocab,
+                     struct err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] >= n_vocab)
+            return err_set(e, Q_EINVAL, "%s: token %u is outside the vocabulary of %u", field,
+                           ids[i], n_vocab);
+    return 0;
+}
+
+static int check(const struct request_config *c, uint32_t n_vocab, uint32_t n_ctx, struct err *e)
+{
+    int rc = sampler_check(&c->sampling, n_vocab, e);
+    if (rc != 0)
+        return rc;
+    if (c->n_prompt == 0)
+        return err_set(e, Q_EINVAL, "prompt: must not be empty");
+    /* Clients recognise these words. */
+    if (c->n_prompt >= n_ctx)
+        return err_set(e, Q_EINVAL,
+                       "prompt: it has %zu tokens, but this model's maximum context length is %u "
+                       "tokens; the request exceeds the available context size",
+                       c->n_prompt, n_ctx);
+    if (c->n_accepted > n_ctx - c->n_prompt)
+        return err_set(e, Q_EINVAL,
+                       "accepted_tokens: prompt and accepted tokens together exceed the context "
+                       "of %u",
+                       n_ctx);
+    if (c->n_choices > REQUEST_MAX_CHOICES)
+        return err_set(e, Q_EINVAL, "n_choices: must be between 1 and %d", REQUEST_MAX_CHOICES);
+    if (c->n_accepted > 0 && c->n_choices > 1)
+        return err_set(e, Q_EINVAL, "accepted_tokens: only one choice can be continued at a time");
+    if (c->top_logprobs > SAMPLER_MAX_TOP)
+        return err_set(e, Q_EINVAL, "top_logprobs: must be between 0 and %d", SAMPLER_MAX_TOP);
+    if (c->top_logprobs > 0 && !c->logprobs)
+        return err_set(e, Q_EINVAL, "top_logprobs: needs logprobs");
+    if (c->max_tokens > 0 && c->min_tokens > c->max_tokens)
+        return err_set(e, Q_EINVAL, "min_tokens: must not be above max_tokens");
+    if (c->n_stop_ids > REQUEST_MAX_STOP_IDS)
+        return err_set(e, Q_EINVAL, "stop_token_ids: %zu given, at most %d are allowed",
+                       c->n_stop_ids, REQUEST_MAX_STOP_IDS);
+    if ((rc = check_ids("prompt", c->prompt, c->n_prompt, n_vocab, e)) != 0 ||
+        (rc = check_ids("accepted_tokens", c->accepted, c->n_accepted, n_vocab, e)) != 0 ||
+        (rc = check_ids("stop_token_ids", c->stop_ids, c->n_stop_ids, n_vocab, e)) != 0)
+        return rc;
+    return 0;
+}
+
+static void *copy_of(const void *p, size_t n, size_t size)
+{
+    void *c = malloc(n ? n * size : 1);
+    if (c && n)
+        memcpy(c, p, n * size);
+    return c;
+}
+
+static int seq_open(struct seq *q, struct request *r, uint32_t choice,
+                    const struct request_config *c, uint32_t n_ctx)
+{
+    q->req = r;
+    q->choice = choice;
+    uint32_t room = n_ctx - (uint32_t)c->n_prompt;
+    q->max_gen = c->max_tokens && c->max_tokens < room ? c->max_tokens : room;
+    if (q->max_gen < c->n_accepted)
+        q->max_gen = (uint32_t)c->n_accepted;
+    q->cap_tokens = (uint32_t)c->n_prompt + q->max_gen;
+    q->tokens = malloc(q->cap_tokens * sizeof(*q->tokens));
+    q->pages = malloc((q->cap_tokens / BACKEND_PAGE_TOKENS + 1) * sizeof(*q->pages));
+    buf_init(&q->piece, TEXT_MAX);
+    buf_init(&q->out, TEXT_MAX);
+    stop_init(&q->stop, &r->stops);
+    if (!q->tokens || !q->pages)
+        return Q_ENOMEM;
+    memcpy(q->tokens, c->prompt, c->n_prompt * sizeof(*q->tokens));
+    q->n_tokens = (uint32_t)c->n_prompt;
+    r->text->init(&q->detok, r->text->tok, false, true);
+    return 0;
+}
+
+static int replay(struct seq *q, const uint32_t *ids, size_t n);
+
+int request_open(struct request **out, const struct request_config *c,
+                 const struct request_text *text, uint32_t n_ctx, struct err *e)
+{
+    *out = NULL;
+    int rc = check(c, text->n_vocab, n_ctx, e);
+    if (rc != 0)
+        return rc;
+    struct request *r = calloc(1, sizeof(*r));
+    if (!r)
+        return err_set(e, Q_ENOMEM, "out of memory for a request");
+    atomic_init(&r->refs, 1);
+    r->msg_submit.req = r->msg_poke.req = r;
+    r->text = text;
+    r->n_prompt = (uint32_t)c->n_prompt;
+    r->n_accepted = (uint32_t)c->n_accepted;
+    r->max_tokens = c->max_tokens;
+    r->min_tokens = c->min_tokens;
+    r->n_choices = r->n_open = c->n_choices ? c->n_choices : 1;
+    r->ignore_eos = c->ignore_eos;
+    r->logprobs = c->logprobs;
+    r->top_logprobs = c->top_logprobs;
+    /* A continuation has shown its prompt already. */
+    r->echo = c->echo && c->n_accepted == 0;
+    r->on_event = c->on_event;
+    r->ctx = c->ctx;
+    r->sampling = c->sampling;
+    r->sampling.bias = copy_of(c->sampling.bias, c->sampling.n_bias, sizeof(*c->sampling.bias));
+    r->stop_ids = copy_of(c->stop_ids, c->n_stop_ids, sizeof(*c->stop_ids));
+    r->n_stop_ids = c->n_stop_ids;
+    r->prompt_text = strdup(r->echo && c->prompt_text ? c->prompt_text : "");
+    r->seqs = calloc(r->n_choices, sizeof(*r->seqs));
+    if (!r->sampling.bias || !r->stop_ids || !r->prompt_text || !r->seqs)
+        goto nomem;
+    if ((rc = stop_set_init(&r->stops, c->stops, c->n_stops, e)) != 0)
+        goto fail;
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        if (seq_open(&r->seqs[i], r, c->choice_base + i, c, n_ctx) != 0)
+            goto nomem;
+    if (replay(&r->seqs[0], c->accepted, c->n_accepted) != 0)
+        goto nomem;
+    *out = r;
+    return 0;
+nomem:
+    rc = err_set(e, Q_ENOMEM, "out of memory for a request of %zu prompt tokens", c->n_prompt);
+fail:
+    request_unref(r);
+    return rc;
+}
+
+struct request *request_ref(struct request *r)
+{
+    atomic_fetch_add(&r->refs, 1);
+    return r;
+}
+
+void request_unref(struct request *r)
+{
+    if (!r || atomic_fetch_sub(&r->refs, 1) != 1)
+        return;
+    for (uint32_t i = 0; r->seqs && i < r->n_choices; i++) {
+        struct seq *q = &r->seqs[i];
+        assert(q->n_pages == 0);
+        free(q->tokens);
+        free(q->pages);
+        free(q->lp);
+        free(q->lp_end);
+        stop_fini(&q->stop);
+        buf_fini(&q->piece);
+        buf_fini(&q->out);
+    }
+    free(r->seqs);
+    stop_set_fini(&r->stops);
+    free((void *)(uintptr_t)r->sampling.bias);
+    free(r->stop_ids);
+    free(r->prompt_text);
+    free(r);
+}
+
+void request_emit(struct request *r, const struct engine_event *ev)
+{
+    r->on_event(r->ctx, ev);
+}
+
+bool seq_is_last(const struct seq *q, uint32_t token)
+{
+    const struct request *r = q->req;
+    for (size_t i = 0; i < r->n_stop_ids; i++)
+        if (r->stop_ids[i] == token)
+            return true;
+    return !r->ignore_eos && r->text->is_eog(r->text->tok, token);
+}
+
+static int keep_logprobs(struct seq *q, const struct token_logprobs *lp)
+{
+    if (q->n_lp == q->cap_lp) {
+        size_t cap = q->cap_lp ? 2 * q->cap_lp : 4;
+        struct token_logprobs *l = realloc(q->lp, cap * sizeof(*l));
+        if (!l)
+            return Q_ENOMEM;
+        q->lp = l;
+        uint64_t *end = realloc(q->lp_end, cap * sizeof(*end));
+        if (!end)
+            return Q_ENOMEM;
+        q->lp_end = end;
+        q->cap_lp = cap;
+    }
+    q->lp_end[q->n_lp] = UINT64_MAX;
+    q->lp[q->n_lp++] = *lp;
+    return 0;
+}
+
+/* Append the token, make its text and let out of it (into q->out) what may be shown. */
+static int advance(struct seq *q, uint32_t token, const struct token_logprobs *lp, enum finish *why)
+{
+    const struct request *r = q->req;
+    assert(q->n_tokens < q->cap_tokens);
+    q->tokens[q->n_tokens++] = token;
+    q->n_gen++;
+    buf_clear(&q->piece);
+    buf_clear(&q->out);
+    *why = FINISH_NOT;
+    int rc = 0;
+    if (seq_is_last(q, token)) {
+        *why = FINISH_STOP;
+    } else {
+        rc = r->text->put(&q->detok, token, &q->piece);
+        if (lp && rc == 0)
+            rc = keep_logprobs(q, lp);
+        if (q->n_gen == q->max_gen)
+            *why = FINISH_LENGTH;
+    }
+    if (*why != FINISH_NOT && rc == 0)
+        rc = r->text->flush(&q->detok, &q->piece);
+    if (rc != 0)
+        return rc;
+    q->n_text += q->piece.len;
+    /* Tokens that end inside a character are told with the one that completes it. */
+    if (q->detok.n_held == 0 || *why != FINISH_NOT)
+        for (size_t i = q->n_lp; i-- > 0 && q->lp_end[i] == UINT64_MAX;)
+            q->lp_end[i] = q->n_text;
+    const char *text = buf_cstr(&q->piece);
+    if (q->n_gen < r->min_tokens)
+        rc = buf_put(&q->out, text, q->piece.len);
+    else
+        rc = stop_put(&q->stop, text, q->piece.len, &q->out);
+    if (rc == 0 && *why != FINISH_NOT)
+        rc = stop_flush(&q->stop, &q->out);
+    if (q->stop.matched >= 0)
+        *why = FINISH_STOP;
+    q->n_shown += q->out.len;
+    return rc;
+}
+
+static int replay(struct seq *q, const uint32_t *ids, size_t n)
+{
+    enum finish why = FINISH_NOT;
+    for (size_t i = 0; i < n && why == FINISH_NOT; i++) {
+        int rc = advance(q, ids[i], NULL, &why);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+enum finish seq_replayed(const struct seq *q)
+{
+    if (q->n_gen == 0)
+        return FINISH_NOT;
+    if (q->stop.matched >= 0 || seq_is_last(q, q->tokens[q->n_tokens - 1]))
+        return FINISH_STOP;
+    return q->n_gen >= q->max_gen ? FINISH_LENGTH : FINISH_NOT;
+}
+
+void seq_emit_finished(struct seq *q, enum finish why, uint64_t now_ms)
+{
+    uint64_t first = q->first_ms ? q->first_ms : now_ms;
+    uint64_t begin = q->admitted_ms ? q->admitted_ms : first;
+    request_emit(q->req,
+                 &(struct engine_event){
+                     .kind = ENGINE_FINISHED,
+                     .choice = q->choice,
+                     .finish = why,
+                     .stop_text = q->stop.matched >= 0 ? q->req->stops.text[q->stop.matched] : NULL,
+                     .n_prompt = q->req->n_prompt,
+                     .n_completion = q->n_gen,
+                     .prefill_ms = (double)(first - begin),
+                     .decode_ms = (double)(now_ms - first),
+                 });
+}
+
+int seq_accept(struct seq *q, uint32_t token, const struct token_logprobs *lp, uint64_t now_ms)
+{
+    enum finish why;
+    int rc = advance(q, token, lp, &why);
+    if (rc != 0)
+        return rc;
+    if (!q->first_ms)
+        q->first_ms = now_ms;
+    size_t n = 0;
+    while (n < q->n_lp && q->lp_end[n] <= q->n_shown)
+        n++;
+    request_emit(q->req, &(struct engine_event){
+                             .kind = ENGINE_DELTA,
+                             .choice = q->choice,
+                             .tokens = &token,
+                             .n_tokens = 1,
+                             .text = buf_cstr(&q->out),
+                             .text_len = q->out.len,
+                             .logprobs = q->lp,
+                             .n_logprobs = n,
+                         });
+    if (n > 0) {
+        q->n_lp -= n;
+        memmove(q->lp, q->lp + n, q->n_lp * sizeof(*q->lp));
+        memmove(q->lp_end, q->lp_end + n, q->n_lp * sizeof(*q->lp_end));
+    }
+    if (why != FINISH_NOT)
+        seq_emit_finished(q, why, now_ms);
+    return (int)why;
+}
