@@ -73,6 +73,9 @@ uint64_t control_wait(struct control *c, const char *uid,
                       void (*done)(void *ctx, int rc, const char *text), void *ctx);
 void control_wait_cancel(struct control *c, uint64_t id);
 Q_MUST_CHECK int control_terminate(struct control *c, const char *uid, struct err *e);
+/* Stop a launch that is not ready yet: it stays as MODEL_ERROR, its name can be launched again.
+ * Q_EINVAL when nothing is launching. Waiters get Q_ECANCELLED. */
+Q_MUST_CHECK int control_cancel(struct control *c, const char *uid, struct err *e);
 
 /* ---- what there is ----------------------------------------------------------------------- */
 
@@ -84,8 +87,10 @@ struct model_info {
     const struct jv *lang, *ability;     /* arrays or NULL */
     const char *description;
     enum model_state state;
-    const char *error; /* of MODEL_ERROR, or the last one */
-    double progress;   /* 0..1 */
+    const char *error;     /* of MODEL_ERROR, or the last one */
+    const char *placement; /* why it runs where it runs, and why others lost */
+    bool was_ready;        /* LAUNCHING again after it could answer once */
+    double progress;       /* 0..1 */
     uint32_t n_ctx, n_replica, n_ready, n_worker;
     int64_t created; /* unix seconds */
     int64_t request_limits;
@@ -105,9 +110,11 @@ struct replica_info {
     const char *id;            /* "uid-rep0" */
     const char *state, *error; /* "READY", "CREATED", "DOWNLOADING", "LOADING", "ERROR" */
     const char *address;
+    const char *worker; /* address of the head's worker, or "" */
     uint32_t index, n_shards;
     uint64_t epoch;
     int64_t created;
+    double progress;
 };
 bool control_replica(const struct control *c, const char *uid, uint32_t i,
                      struct replica_info *out);
@@ -121,6 +128,7 @@ struct worker_info {
     uint64_t mem_total, mem_available, mem_reserved;
     double last_seen; /* unix seconds */
 };
+/* Living ones and those that died in the last ten minutes. */
 size_t control_n_workers(const struct control *c);
 bool control_worker_at(const struct control *c, size_t i, struct worker_info *out);
 
@@ -137,6 +145,23 @@ Q_MUST_CHECK int control_register(struct control *c, const char *type, const str
 Q_MUST_CHECK int control_unregister(struct control *c, const char *type, const char *name,
                                     struct err *e);
 bool control_is_builtin(const struct control *c, const char *type, const char *name);
+
+/* ---- for people -------------------------------------------------------------------------- */
+
+struct event_info {
+    const char *type; /* "INFO", "WARNING", "ERROR" */
+    int64_t at;       /* unix seconds */
+    const char *text;
+};
+/* The last 100 of a model uid, oldest first; kept after it is gone. */
+size_t control_n_events(const struct control *c, const char *uid);
+bool control_event_at(const struct control *c, const char *uid, size_t i, struct event_info *out);
+
+struct control_counters {
+    uint64_t launches, launches_failed, terminations, restarts, workers_joined, workers_suspect,
+        workers_dead;
+};
+void control_counters(const struct control *c, struct control_counters *out);
 
 /* Ask all workers to stop (DELETE /v1/clusters). */
 void control_stop_workers(struct control *c);
