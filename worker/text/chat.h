@@ -27,5 +27,12 @@ void chat_close(struct chat_template *c);
  * QUIRE_FIXED_TIME=YYYY-MM-DDTHH:MM:SS. Any thread. */
 Q_MUST_CHECK int chat_render(const struct chat_template *c, const struct chat_input *in,
                              struct buf *out, bool *raised, struct err *e);
+/* The same with marks as in jinja_render_marked: mark gets one byte per byte of out, 1 where the
+ * text came from the conversation and must not become special tokens. */
+Q_MUST_CHECK int chat_render_marked(const struct chat_template *c, const struct chat_input *in,
+                                    struct buf *out, struct buf *mark, bool *raised, struct err *e);
+/* Compile and render once with exactly these variables (an object): what the reference gives. */
+Q_MUST_CHECK int chat_render_raw(const char *text, size_t n, const struct jv *vars, struct buf *out,
+                                 bool *raised, struct err *e);
 
 #endif

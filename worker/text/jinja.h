@@ -18,8 +18,8 @@ Q_MUST_CHECK int jinja_compile(struct jinja **out, const char *text, size_t n, s
 void jinja_free(struct jinja *t);
 
 struct jinja_limits {
-    uint64_t max_steps;   /* 0: 10 million evaluation steps */
-    size_t max_memory;    /* 0: 256 MiB of values during one render */
+    uint64_t max_steps; /* 0: 10 million evaluation steps */
+    size_t max_memory;  /* 0: 256 MiB of values during one render */
 };
 
 /* Append the rendering to out (whose max bounds it). vars: an object, the top-level variables;
@@ -29,5 +29,13 @@ struct jinja_limits {
 Q_MUST_CHECK int jinja_render(const struct jinja *t, const struct jv *vars, int64_t now,
                               const struct jinja_limits *lim, struct buf *out, bool *raised,
                               struct err *e);
+/* The same, and mark (NULL: not wanted) gets one byte per byte of out: 1 where the byte came
+ * from the conversation (strings and keys inside the variables), 0 where the template or a
+ * top-level string (bos_token ...) wrote it. Only unmarked text may stand for special tokens,
+ * else users could forge turns. The words of "role" and "type" members count as the
+ * template's. */
+Q_MUST_CHECK int jinja_render_marked(const struct jinja *t, const struct jv *vars, int64_t now,
+                                     const struct jinja_limits *lim, struct buf *out,
+                                     struct buf *mark, bool *raised, struct err *e);
 
 #endif
