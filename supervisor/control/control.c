@@ -68,7 +68,7 @@ void control_event(struct control *c, const char *uid, const char *type, const c
 static void command(const struct cs_worker *w, const Quire__SupervisorDown *down)
 {
     if (w->link)
-        join_send(w->link, down);
+        door_send(w->link, down);
 }
 
 static void cmd_prepare(void *ctx, struct cs_worker *w, const struct cs_model *m)
@@ -370,7 +370,7 @@ void control_report_failure(struct control *c, const char *uid, uint32_t replica
 
 /* ---- workers' messages ------------------------------------------------------------------- */
 
-static void send_welcome(struct control *c, struct join_link *l, const char *refused)
+static void send_welcome(struct control *c, struct door_link *l, const char *refused)
 {
     Quire__SupervisorDown down = QUIRE__SUPERVISOR_DOWN__INIT;
     Quire__Welcome w = QUIRE__WELCOME__INIT;
@@ -380,7 +380,7 @@ static void send_welcome(struct control *c, struct join_link *l, const char *ref
         w.refused = (char *)refused;
     down.kind_case = QUIRE__SUPERVISOR_DOWN__KIND_WELCOME;
     down.welcome = &w;
-    join_send(l, &down);
+    door_send(l, &down);
 }
 
 static struct rc_shard_fact fact_of(const Quire__ShardFact *s)
@@ -409,7 +409,7 @@ static void renew(struct control *c, struct cs_worker *w, const Quire__Usage *u)
     w->mem_available = u->mem_available;
 }
 
-static void on_hello(struct control *c, struct join_link *l, const Quire__Hello *h)
+static void on_hello(struct control *c, struct door_link *l, const Quire__Hello *h)
 {
     struct member_hello m = {.id = h->worker_id,
                              .address = h->address,
@@ -430,17 +430,17 @@ static void on_hello(struct control *c, struct join_link *l, const Quire__Hello 
     struct err e = {0};
     uint64_t now = clock_mono_ms();
     if (membership_hello(&c->members, &m, now, clock_unix(), &w, &fresh, &e)) {
-        log_warn("control", "worker at %s may not join: %s", join_link_peer(l), e.msg);
+        log_warn("control", "worker at %s may not join: %s", door_link_peer(l), e.msg);
         send_welcome(c, l, e.msg);
-        join_drop(l, e.msg);
+        door_drop(l, e.msg);
         return;
     }
     if (w->link && w->link != l) {
-        join_link_set_data(w->link, NULL);
-        join_drop(w->link, "the worker opened a newer stream");
+        door_link_set_data(w->link, NULL);
+        door_drop(w->link, "the worker opened a newer stream");
     }
     w->link = l;
-    join_link_set_data(l, w);
+    door_link_set_data(l, w);
     c->counters.workers_joined++;
     log_info("control", "worker %s joined (%u cores, %llu MiB for models)%s", w->address, w->n_cpus,
              (unsigned long long)(w->mem_usable >> 20), fresh ? "" : ", it was here before");
@@ -499,15 +499,15 @@ static void on_prepare_fact(struct control *c, struct cs_worker *w, const Quire_
     free(shape);
 }
 
-static void on_message(void *ctx, struct join_link *l, const Quire__WorkerUp *up)
+static void on_message(void *ctx, struct door_link *l, const Quire__WorkerUp *up)
 {
     struct control *c = ctx;
     if (up->kind_case == QUIRE__WORKER_UP__KIND_HELLO) {
-        if (!join_link_data(l))
+        if (!door_link_data(l))
             on_hello(c, l, up->hello);
         return;
     }
-    struct cs_worker *w = join_link_data(l);
+    struct cs_worker *w = door_link_data(l);
     if (!w) /* before hello, or after a newer stream */
         return;
     switch (up->kind_case) {
@@ -527,10 +527,10 @@ static void on_message(void *ctx, struct join_link *l, const Quire__WorkerUp *up
     }
 }
 
-static void on_closed(void *ctx, struct join_link *l)
+static void on_closed(void *ctx, struct door_link *l)
 {
     struct control *c = ctx;
-    struct cs_worker *w = join_link_data(l);
+    struct cs_worker *w = door_link_data(l);
     if (!w || w->link != l)
         return;
     w->link = NULL;
@@ -706,16 +706,16 @@ int control_open(struct control **out, const struct control_config *cfg, struct 
     int rc = catalogue_open(&c->catalogue, cfg->share, cfg->home, e);
     if (!rc)
         rc = open_store(c, cfg->home, e);
-    const struct join_events ev = {on_message, on_closed, on_batch_end, c};
+    const struct door_events ev = {on_message, on_closed, on_batch_end, c};
     if (!rc)
-        rc = join_open(&c->join, cfg->loop, cfg->rpc, cfg->rpc_host, cfg->rpc_port, &ev, e);
+        rc = door_open(&c->door, cfg->loop, cfg->rpc, cfg->rpc_host, cfg->rpc_port, &ev, e);
     if (rc) {
         free_all(c);
         return rc;
     }
     snprintf(c->rpc_address, sizeof c->rpc_address,
              strchr(cfg->rpc_host, ':') ? "[%.120s]:%d" : "%.120s:%d", cfg->rpc_host,
-             join_port(c->join));
+             door_port(c->door));
     uv_timer_init(c->loop, &c->timer);
     c->timer.data = c;
     uv_timer_start(&c->timer, on_timer, TICK_MS, TICK_MS);
@@ -744,7 +744,7 @@ static void timer_closed(uv_handle_t *h)
     part_closed(h->data);
 }
 
-static void join_closed(void *ctx)
+static void door_gone(void *ctx)
 {
     part_closed(ctx);
 }
@@ -760,7 +760,7 @@ void control_close(struct control *c, void (*closed)(void *ctx), void *ctx)
         w->done(w->ctx, Q_EUNAVAILABLE, "the supervisor stops");
         free(w);
     }
-    join_close(c->join, join_closed, c);
+    door_close(c->door, door_gone, c);
     uv_close((uv_handle_t *)&c->timer, timer_closed);
 }
 

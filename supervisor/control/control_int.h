@@ -5,7 +5,7 @@
 
 #include "supervisor/control/catalogue.h"
 #include "supervisor/control/control.h"
-#include "supervisor/control/join.h"
+#include "supervisor/control/door.h"
 #include "supervisor/control/membership.h"
 #include "supervisor/control/reconcile.h"
 #include "supervisor/store/store.h"
@@ -51,7 +51,7 @@ struct control {
     struct control_observer observer;
     struct store *store;
     struct catalogue *catalogue;
-    struct join *join;
+    struct door *door;
     uv_timer_t timer;
     char rpc_address[CS_ADDRESS + 16];
     char cluster_id[33];
