@@ -259,6 +259,8 @@ static void op_out(struct run *r, const struct cpu_op *op)
         r->n = s->n_live;
         r->cropped = true;
     }
+    if (r->n == 0)
+        return; /* the same for all threads */
     prepare(r, s->att, s->hp.n_heads * s->hp.head_dim_v, crop, NULL, op->formats, op->n_formats);
     add_product(r, &op->mat[PROG_W], op->split, crop);
 }
@@ -309,6 +311,8 @@ static void op_head(struct run *r, const struct cpu_op *op)
         r->n = s->n_live;
         r->cropped = true;
     }
+    if (r->n == 0)
+        return;
     prepare(r, s->x, s->hp.width, crop, op->norm, op->formats, op->n_formats);
     uint32_t step = token_block(mat), to = op->split[r->tid + 1];
     /* Several panels per block of tokens, so that both stay in cache. */

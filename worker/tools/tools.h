@@ -14,5 +14,8 @@ Q_MUST_CHECK int tools_model_path(const char *name, char **path, struct err *e);
 
 int tool_tokenize(int argc, char **argv);
 int tool_detokenize(int argc, char **argv);
+int tool_logits(int argc, char **argv);
+int tool_bench(int argc, char **argv);
+int tool_template(int argc, char **argv);
 
 #endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A position's logits are the same bits for any batch, chunking, thread count and split into
+ * stages. A stream that moves to another replica relies on it. */
+#include "tests/unit/cpu/harness.h"
+
+#define PAGES    256U
+#define MAX_ROWS 256U
+#define PROMPT   90U
+#define LONG     1100U /* more than two chunks of attention */
+
+static uint32_t pages[PAGES];
+static uint32_t tokens[LONG];
+
+static const char *const files[] = {
+    "models/story/story-Q8_0.gguf",    "models/story/story-F16.gguf",
+    "oracle/quants/mixed-Q4_K_M.gguf", "oracle/arch/mistral_swa/model.gguf",
+    "oracle/arch/qwen2/model.gguf",
+};
+#define N_FILES (sizeof(files) / sizeof(*files))
+
+static bool open_file(struct h_run *r, size_t file, uint32_t threads, uint32_t stages,
+                      enum kv_type kv)
+{
+    char *path = h_data(files[file]);
+    if (!path)
+        return false;
+    struct h_config c = {.n_threads = threads,
+                         .n_stages = stages,
+                         .max_rows = MAX_ROWS,
+                         .n_pages = PAGES,
+                         .max_seqs = 8,
+                         .kv = kv};
+    h_open(r, path, &c);
+    free(path);
+    for (uint32_t i = 0; i < LONG; i++)
+        tokens[i] = (i * 7919U + i / 3U * 31U) % (r->n_vocab < 250 ? r->n_vocab : 250);
+    return true;
+}
+
+static float *logits_of(struct h_run *r, uint32_t n, uint32_t chunk)
+{
+    float *out = malloc((size_t)n * r->n_vocab * sizeof(float));
+    assert_non_null(out);
+    h_feed(r, tokens, n, 0, pages, chunk, true, out);
+    return out;
+}
+
+static void check_same(const float *a, const float *b, uint32_t n, uint32_t n_vocab,
+                       const char *what)
+{
+    for (uint32_t t = 0; t < n; t++) {
+        if (memcmp(a + (size_t)t * n_vocab, b + (size_t)t * n_vocab, n_vocab * sizeof(float)))
+            fail_msg("%s: logits of position %u differ", what, t);
+    }
+}
+
+static void test_chunks_and_threads(void **state)
+{
+    static const struct {
+        uint32_t chunk, threads;
+    } ways[] = {{1, 2}, {3, 3}, {16, 1}, {61, 2}, {PROMPT, 2}};
+    (void)state;
+    for (size_t f = 0; f < N_FILES; f++) {
+        struct h_run r;
+        if (!open_file(&r, f, 1, 1, KV_F16))
+            skip();
+        float *want = logits_of(&r, PROMPT, PROMPT);
+        uint32_t n_vocab = r.n_vocab;
+        h_close(&r);
+        for (size_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
+            char what[200];
+            snprintf(what, sizeof(what), "%s, chunk %u, %u threads", files[f], ways[w].chunk,
+                     ways[w].threads);
+            assert_true(open_file(&r, f, ways[w].threads, 1, KV_F16));
+            float *got = logits_of(&r, PROMPT, ways[w].chunk);
+            check_same(want, got, PROMPT, n_vocab, what);
+            free(got);
+            h_close(&r);
+        }
+        free(want);
+    }
+}
+
+static void test_stages(void **state)
+{
+    (void)state;
+    for (size_t f = 0; f < 2; f++) { /* the files with four layers */
+        struct h_run r;
+        if (!open_file(&r, f, 2, 1, KV_F16))
+            skip();
+        float *want = logits_of(&r, 100, 100);
+        h_close(&r);
+        for (uint32_t stages = 2; stages <= 3; stages++) {
+            assert_true(open_file(&r, f, 2, stages, KV_F16));
+            float *got = logits_of(&r, 100, 23);
+            check_same(want, got, 100, r.n_vocab, files[f]);
+            free(got);
+            h_close(&r);
+        }
+        free(want);
+    }
+}
+
+/* Several sequences in one batch, each at its own place: prefill beside decode. */
+static void test_batches(void **state)
+{
+    enum { SEQS = 4 };
+    static const uint32_t len[SEQS] = {120, 97, 64, 33}, step[SEQS] = {1, 16, 3, 7};
+    (void)state;
+    for (size_t f = 0; f < N_FILES; f++) {
+        struct h_run r;
+        uint32_t done[SEQS] = {0};
+        if (!open_file(&r, f, 2, 1, KV_F16))
+            skip();
+        float *want = logits_of(&r, 120, 120);
+        float *got = malloc((size_t)SEQS * 16 * r.n_vocab * sizeof(float));
+        assert_non_null(got);
+        for (bool more = true; more;) {
+            struct batch_seq seqs[SEQS];
+            uint32_t batch_tokens[SEQS * 16], out_rows[SEQS * 16], from[SEQS * 16];
+            struct batch b = {.tokens = batch_tokens, .seqs = seqs, .out_rows = out_rows};
+            for (uint32_t s = 0; s < SEQS; s++) {
+                uint32_t n = len[s] - done[s] < step[s] ? len[s] - done[s] : step[s];
+                if (n == 0)
+                    continue;
+                /* All sequences hold the same text, on pages of their own. */
+                seqs[b.n_seqs++] = (struct batch_seq){b.n_rows, n, done[s] + n, pages + 16 + s * 8};
+                for (uint32_t i = 0; i < n; i++) {
+                    from[b.n_rows] = done[s] + i;
+                    out_rows[b.n_rows] = b.n_rows;
+                    batch_tokens[b.n_rows++] = tokens[done[s] + i];
+                }
+                done[s] += n;
+            }
+            more = b.n_rows > 0;
+            if (!more)
+                break;
+            b.n_out = b.n_rows;
+            h_step(&r, &b, got);
+            for (uint32_t i = 0; i < b.n_rows; i++)
+                check_same(want + (size_t)from[i] * r.n_vocab, got + (size_t)i * r.n_vocab, 1,
+                           r.n_vocab, files[f]);
+        }
+        free(got);
+        free(want);
+        h_close(&r);
+    }
+}
+
+/* Past 512 positions decoding shares the chunks of one sequence among threads. */
+static void test_depth(void **state)
+{
+    static const enum kv_type kinds[] = {KV_F16, KV_F32};
+    (void)state;
+    for (size_t k = 0; k < 2; k++) {
+        struct h_run r;
+        if (!open_file(&r, 0, 1, 1, kinds[k]))
+            skip();
+        float *want = logits_of(&r, LONG, MAX_ROWS);
+        h_close(&r);
+        assert_true(open_file(&r, 0, 3, 1, kinds[k]));
+        float *got = logits_of(&r, 500, 100);
+        got = realloc(got, (size_t)LONG * r.n_vocab * sizeof(float));
+        assert_non_null(got);
+        for (uint32_t t = 500; t < LONG; t++) /* one by one, over both borders of chunks */
+            h_feed(&r, tokens + t, 1, t, pages, 1, true, got + (size_t)t * r.n_vocab);
+        check_same(want, got, LONG, r.n_vocab, "depth");
+        free(want);
+        free(got);
+        h_close(&r);
+    }
+}
+
+/* Which rows are wanted changes nothing; a prompt chunk may want none. */
+static void test_wanted_rows(void **state)
+{
+    struct h_run r;
+    (void)state;
+    if (!open_file(&r, 0, 2, 2, KV_F16))
+        skip();
+    float *want = logits_of(&r, 90, 90);
+    float *got = malloc((size_t)3 * r.n_vocab * sizeof(float));
+    assert_non_null(got);
+    struct batch_seq seq = {0, 60, 60, pages + 32};
+    struct batch b = {.n_rows = 60, .tokens = tokens, .seqs = &seq, .n_seqs = 1};
+    h_step(&r, &b, got);
+    const uint32_t rows[] = {0, 7, 29};
+    seq = (struct batch_seq){0, 30, 90, pages + 32};
+    b = (struct batch){.n_rows = 30,
+                       .tokens = tokens + 60,
+                       .seqs = &seq,
+                       .n_seqs = 1,
+                       .out_rows = rows,
+                       .n_out = 3};
+    h_step(&r, &b, got);
+    for (uint32_t i = 0; i < 3; i++)
+        check_same(want + (size_t)(60 + rows[i]) * r.n_vocab, got + (size_t)i * r.n_vocab, 1,
+                   r.n_vocab, "wanted rows");
+    free(got);
+    free(want);
+    h_close(&r);
+}
+
+static void test_bad_batches(void **state)
+{
+    struct h_run r;
+    (void)state;
+    if (!open_file(&r, 0, 1, 1, KV_F16))
+        skip();
+    float *out = malloc(2 * r.n_vocab * sizeof(float));
+    assert_non_null(out);
+    const uint32_t ok[] = {0, 1}, twice[] = {1, 1}, far[] = {0, 2}, bad_page[] = {PAGES};
+    const uint32_t bad_token[] = {1, r.n_vocab};
+    struct batch_seq seq = {0, 2, 2, pages};
+    struct batch good = {
+        .n_rows = 2, .tokens = tokens, .seqs = &seq, .n_seqs = 1, .out_rows = ok, .n_out = 2};
+    struct batch b = good;
+    assert_int_equal(stage_run(r.stages[0], &b, out), 0);
+    b.out_rows = twice;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    b.out_rows = far;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    b = good;
+    b.tokens = bad_token;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    b = good;
+    b.n_rows = MAX_ROWS + 1;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    b.n_rows = 0;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    b = good;
+    seq.pages = bad_page;
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    seq = (struct batch_seq){0, 2, 1, pages};
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    seq = (struct batch_seq){0, 1, 1, pages};
+    assert_int_equal(stage_run(r.stages[0], &b, out), Q_EINVAL);
+    free(out);
+    h_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chunks_and_threads),
+        cmocka_unit_test(test_stages),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_wanted_rows),
+        cmocka_unit_test(test_bad_batches),
+    };
+    for (uint32_t i = 0; i < PAGES; i++)
+        pages[i] = (i * 37 + 5) % PAGES; /* scattered; 37 and 256 are coprime */
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* probe.h - what the machine could do at best, measured: the yardstick of `quire bench`.
+ * Starts its own threads for the time of a call. */
+#ifndef QUIRE_TOOLS_PROBE_H
+#define QUIRE_TOOLS_PROBE_H
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+struct probe {
+    double read_gb_s;  /* sequential reads from memory, all threads together */
+    double int8_gop_s; /* int8 multiply-add pairs of the level's best instruction, as 2 each */
+};
+
+/* About a third of a second. n_threads 0: physical cores. */
+Q_MUST_CHECK int probe_machine(struct probe *p, uint32_t n_threads, struct err *e);
+
+/* Inner loops of one instruction set. */
+struct probe_loops {
+    uint64_t (*read)(const void *p, uint64_t bytes); /* some sum; bytes a multiple of 4096 */
+    void (*int8)(uint64_t rounds);
+    double ops_per_round;
+};
+extern const struct probe_loops probe_loops_ref;
+#if defined(__x86_64__)
+extern const struct probe_loops probe_loops_avx2, probe_loops_avx512;
+#endif
+
+#endif
