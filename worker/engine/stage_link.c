@@ -150,9 +150,8 @@ static void on_session_message(struct rpc_stream *s, const void *data, size_t n,
     struct stage_wire w;
     Quire__SessionUp *up = NULL;
     if (stage_wire_parse(&w, data, n) == 0)
-        up = (Quire__SessionUp *)(void *)rpc_unpack(
-            (const struct ProtobufCMessageDescriptor *)&quire__session_up__descriptor, w.pb, w.n_pb,
-            1 << 16);
+        up = (Quire__SessionUp *)(void *)rpc_unpack(&quire__session_up__descriptor, w.pb, w.n_pb,
+                                                    1 << 16);
     pthread_mutex_lock(&l->lock);
     if (!up)
         set_lost_locked(l, p->index, "it sent a message that cannot be read");
@@ -164,7 +163,7 @@ static void on_session_message(struct rpc_stream *s, const void *data, size_t n,
         set_lost_locked(l, p->index, up->error);
     pthread_cond_broadcast(&l->cond);
     pthread_mutex_unlock(&l->lock);
-    rpc_msg_free((struct ProtobufCMessage *)(void *)up);
+    rpc_msg_free(up ? &up->base : NULL);
 }
 
 static void on_writable(struct rpc_stream *s, void *ctx)
@@ -360,8 +359,7 @@ static int open_sessions(struct stage_link *l, const char *const *addr, uint64_t
         Quire__SessionDown down = QUIRE__SESSION_DOWN__INIT;
         down.kind_case = QUIRE__SESSION_DOWN__KIND_OPEN;
         down.open = &so;
-        rc = send_wait(l, p->session, (const struct ProtobufCMessage *)&down.base, NULL, 0,
-                       until_ms, e);
+        rc = send_wait(l, p->session, &down.base, NULL, 0, until_ms, e);
         if (rc != 0)
             return rc;
     }
@@ -448,7 +446,7 @@ int stage_link_plan(struct stage_link *l, const struct step *s, struct err *e)
     down.kind_case = QUIRE__SESSION_DOWN__KIND_PLAN;
     down.plan = &plan;
     for (uint32_t i = 0; i < l->n_peers && rc == 0; i++)
-        rc = send_wait(l, l->peers[i].session, (const struct ProtobufCMessage *)&down.base, NULL, 0,
+        rc = send_wait(l, l->peers[i].session, &down.base, NULL, 0,
                        clock_mono_ms() + SEND_TIMEOUT_MS, e);
     free(seqs);
     free(list);
@@ -463,8 +461,8 @@ int stage_link_hidden(struct stage_link *l, uint64_t step, uint32_t n_rows, cons
     h.step = step;
     h.n_rows = n_rows;
     h.width = l->cfg.width;
-    return send_wait(l, l->hidden, (const struct ProtobufCMessage *)&h.base, rows,
-                     (size_t)n_rows * l->cfg.width, clock_mono_ms() + SEND_TIMEOUT_MS, e);
+    return send_wait(l, l->hidden, &h.base, rows, (size_t)n_rows * l->cfg.width,
+                     clock_mono_ms() + SEND_TIMEOUT_MS, e);
 }
 
 int stage_link_result(struct stage_link *l, uint64_t step, uint32_t n_out, float *rows,

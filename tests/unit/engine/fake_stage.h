@@ -25,7 +25,7 @@ struct fake_stage {
     struct stage base;
     struct stage_config cfg;
     uint64_t *kv; /* [layer][page][16] */
-    unsigned delay_us;
+    atomic_uint delay_us;
     atomic_uint n_runs, max_rows, max_seqs, fail;
     bool never_eog;
 };
@@ -69,8 +69,9 @@ static inline int fake_run(struct stage *stage, const struct batch *b, float *ou
         atomic_store(&s->max_rows, b->n_rows);
     if (b->n_seqs > atomic_load(&s->max_seqs))
         atomic_store(&s->max_seqs, b->n_seqs);
-    if (s->delay_us)
-        nanosleep(&(struct timespec){.tv_nsec = (long)s->delay_us * 1000}, NULL);
+    unsigned delay_us = atomic_load(&s->delay_us);
+    if (delay_us)
+        nanosleep(&(struct timespec){.tv_nsec = (long)delay_us * 1000}, NULL);
     uint32_t k = 0, row = 0;
     bool all = b->out_all && !s->cfg.head;
     for (uint32_t i = 0; i < b->n_seqs; i++) {
