@@ -98,12 +98,14 @@ static void init(void)
     detected = detect();
     for (int level = KERN_REF; level <= KERN_AVX512; level++) {
         kern_rows_ref(&tables[level]);
+        if (level >= KERN_AVX2)
+            kern_rows_avx2(&tables[level]);
         if (level >= KERN_AVX512)
             kern_rows_avx512(&tables[level]);
     }
     levels[KERN_REF] = (struct kern){KERN_REF, "ref", find_ref, &kern_vec_ref};
-    levels[KERN_AVX2] = (struct kern){KERN_AVX2, "avx2", find_avx2, &kern_vec_ref};
-    levels[KERN_AVX512] = (struct kern){KERN_AVX512, "avx512", find_avx512, &kern_vec_ref};
+    levels[KERN_AVX2] = (struct kern){KERN_AVX2, "avx2", find_avx2, &kern_vec_avx2};
+    levels[KERN_AVX512] = (struct kern){KERN_AVX512, "avx512", find_avx512, &kern_vec_avx512};
 }
 
 const struct kern *kern_at_level(enum kern_level level)

@@ -2,16 +2,10 @@
 /* Matrix kernels for AVX-512 with VNNI: panels of 16 rows, one row per 32-bit lane.
  * A tile of 1-8 tokens shares each unpacked piece of weights. Arithmetic: kern_impl.h. */
 #include "quant/kern_impl.h"
+#include "quant/simd.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINE static inline __attribute__((always_inline))
 
 enum { R = 16, MAX_TILE = 8 };
 

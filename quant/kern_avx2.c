@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Matrix kernels for AVX2 with FMA and F16C: panels of 8 rows, one row per 32-bit lane.
+ *
+ * Codes times activations are added in 16 bits without saturation: a product pair is at most
+ * 2 * 127 * code, so 8 pairs of 4-bit codes (30,480), 4 of 5-bit (31,496) and 2 of 6-bit ones
+ * (32,004) fit. 8-bit codes are taken as two nibbles. Arithmetic: kern_impl.h. */
+#include "quant/kern_impl.h"
+#include "quant/simd.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+enum { R = 8, MAX_TILE = 4 };
+
+INLINE __m256 load_half(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+INLINE __m256 load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+INLINE __m256 load_i8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+INLINE __m256i load_codes(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+INLINE __m256i bcast4(const int8_t *p)
+{
+    int v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* Move the bit field at pos of every byte to bit 4; neighbours' bits are masked off later. */
+INLINE __m256i to_bit4(__m256i v, unsigned pos)
+{
+    switch (pos) {
+    case 0:
+        return _mm256_slli_epi16(v, 4);
+    case 1:
+        return _mm256_slli_epi16(v, 3);
+    case 2:
+        return _mm256_slli_epi16(v, 2);
+    case 3:
+        return _mm256_slli_epi16(v, 1);
+    case 5:
+        return _mm256_srli_epi16(v, 1);
+    case 6:
+        return _mm256_srli_epi16(v, 2);
+    case 7:
+        return _mm256_srli_epi16(v, 3);
+    default:
+        return v;
+    }
+}
+
+INLINE __m256i and_or(__m256i a, __m256i mask, __m256i c)
+{
+    return _mm256_or_si256(_mm256_and_si256(a, mask), c);
+}
+
+/* Codes of columns 8g..8g+3 and 8g+4..8g+7 of 8 rows. */
+INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, __m256i *lo,
+                     __m256i *hi)
+{
+    if (s.bits == 8) {
+        *lo = load_codes(low + 64 * g);
+        *hi = load_codes(low + 64 * g + 32);
+        return;
+    }
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i v = load_codes(low + 32 * g);
+    *lo = _mm256_and_si256(v, nibble);
+    *hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble);
+    if (s.bits == 5) {
+        const __m256i bit = _mm256_set1_epi8(0x10);
+        __m256i h = load_codes(low + 128);
+        *lo = and_or(to_bit4(h, 2 * g), bit, *lo);
+        *hi = and_or(to_bit4(h, 2 * g + 1), bit, *hi);
+    }
+    if (s.bits == 6) {
+        const __m256i bits = _mm256_set1_epi8(0x30);
+        __m256i h = load_codes(low + 128 + 32 * (g / 2));
+        *lo = and_or(to_bit4(h, 4 * (g % 2)), bits, *lo);
+        *hi = and_or(to_bit4(h, 4 * (g % 2) + 2), bits, *hi);
+    }
+    if (s.iq4) {
+        const __m256i values = _mm256_broadcastsi128_si256(_mm_xor_si128(
+            _mm_loadu_si128((const __m128i *)(const void *)qtype_iq4_values), _mm_set1_epi8(-128)));
+        *lo = _mm256_shuffle_epi8(values, *lo);
+        *hi = _mm256_shuffle_epi8(values, *hi);
+    }
+}
+
+INLINE bool halves(const struct kern_shape s)
+{
+    return s.scales == KERN_K16 || s.scales == KERN_K16M;
+}
+
+/* What the integer sum starts with: minus the offset times the sum of the activations. */
+INLINE __m256i start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
+{
+    switch (s.offset) {
+    case 4:
+        return _mm256_srai_epi32(_mm256_set1_epi32(a->x32[half]), 3);
+    case 8:
+        return _mm256_set1_epi32(a->x8);
+    case 16:
+        return _mm256_set1_epi32(a->x16);
+    case 32:
+        return _mm256_set1_epi32(a->x32[half]);
+    case 128:
+        return _mm256_set1_epi32(a->x128);
+    default:
+        return _mm256_setzero_si256();
+    }
+}
+
+struct scales {
+    __m256 scale[2], min[2];
+};
+
+INLINE struct scales load_scales(const struct kern_shape s, __m256 d, __m256 dmin, const uint8_t *p)
+{
+    struct scales w;
+    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = _mm256_setzero_ps();
+    switch (s.scales) {
+    case KERN_D:
+        w.scale[0] = load_half(p);
+        break;
+    case KERN_DM:
+        w.scale[0] = load_half(p);
+        w.min[0] = load_half(p + 2 * R);
+        break;
+    case KERN_KDM:
+        w.scale[0] = _mm256_mul_ps(d, load_u8(p));
+        w.min[0] = _mm256_mul_ps(dmin, load_u8(p + R));
+        break;
+    case KERN_K32:
+        w.scale[0] = _mm256_mul_ps(d, load_i8(p));
+        break;
+    case KERN_K16:
+        w.scale[0] = _mm256_mul_ps(d, load_i8(p));
+        w.scale[1] = _mm256_mul_ps(d, load_i8(p + R));
+        break;
+    case KERN_K16M: /* the sums come times -32: so do not the minima */
+        w.scale[0] = _mm256_mul_ps(d, load_u8(p));
+        w.scale[1] = _mm256_mul_ps(d, load_u8(p + R));
+        dmin = _mm256_mul_ps(dmin, _mm256_set1_ps(-0x1p-5f));
+        w.min[0] = _mm256_mul_ps(dmin, load_u8(p + 2 * R));
+        w.min[1] = _mm256_mul_ps(dmin, load_u8(p + 3 * R));
+        break;
+    }
+    return w;
+}
+
+INLINE __m256i dot2(__m256i lo, __m256i hi, const int8_t *q)
+{
+    return _mm256_add_epi16(_mm256_maddubs_epi16(lo, bcast4(q)),
+                            _mm256_maddubs_epi16(hi, bcast4(q + 4)));
+}
+
+/* Integer sums of one half (half < 2) or of all 32 columns (half 2) for `tile` tokens. */
+INLINE void int_dots(const struct kern_shape s, const uint8_t *low, const struct kern_act *const *a,
+                     size_t b, unsigned tile, unsigned half, __m256i *sum)
+{
+    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const bool wide = s.bits == 8 || s.iq4;
+    /* Groups of 8 columns whose 16-bit sums may be added before they are widened. */
+    const unsigned safe = s.bits == 5 ? 2 : s.bits == 6 ? 1 : 4;
+    const unsigned from = half == 1 ? 2 : 0, to = half == 0 ? 2 : 4;
+    __m256i acc[MAX_TILE], acc_hi[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        sum[t] = start_sum(s, &a[t][b], half & 1);
+        acc[t] = acc_hi[t] = _mm256_setzero_si256();
+    }
+    UNROLL for (unsigned g = from; g < to; g++)
+    {
+        __m256i lo, hi;
+        operands(s, low, g, &lo, &hi);
+        UNROLL for (unsigned t = 0; t < tile; t++)
+        {
+            const int8_t *q = a[t][b].q + 8 * g;
+            if (wide) {
+                __m256i lo4 = _mm256_and_si256(_mm256_srli_epi16(lo, 4), nibble);
+                __m256i hi4 = _mm256_and_si256(_mm256_srli_epi16(hi, 4), nibble);
+                acc_hi[t] = _mm256_add_epi16(acc_hi[t], dot2(lo4, hi4, q));
+                lo4 = _mm256_and_si256(lo, nibble);
+                hi4 = _mm256_and_si256(hi, nibble);
+                acc[t] = _mm256_add_epi16(acc[t], dot2(lo4, hi4, q));
+            } else {
+                acc[t] = _mm256_add_epi16(acc[t], dot2(lo, hi, q));
+            }
+            if ((g + 1) % safe == 0 || g + 1 == to) {
+                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(acc[t], one));
+                acc[t] = _mm256_setzero_si256();
+            }
+        }
+    }
+    if (wide)
+        UNROLL for (unsigned t = 0; t < tile; t++) sum[t] =
+            _mm256_add_epi32(sum[t], _mm256_madd_epi16(acc_hi[t], sixteen));
+}
+
+/* 32 columns for `tile` tokens whose blocks are a[t][b]. */
+INLINE void block_mul(const struct kern_shape s, const struct scales *w, const uint8_t *low,
+                      const struct kern_act *const *a, size_t b, unsigned tile, __m256 *acc)
+{
+    __m256i sum[MAX_TILE];
+    __m256 v[MAX_TILE];
+    int_dots(s, low, a, b, tile, halves(s) ? 0 : 2, sum);
+    UNROLL for (unsigned t = 0; t < tile; t++) v[t] =
+        _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]), w->scale[0]);
+    if (halves(s)) {
+        int_dots(s, low, a, b, tile, 1, sum);
+        UNROLL for (unsigned t = 0; t < tile; t++) v[t] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), w->scale[1], v[t]);
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        const struct kern_act *x = &a[t][b];
+        if (s.scales == KERN_DM || s.scales == KERN_KDM)
+            v[t] = _mm256_fmadd_ps(w->min[0], _mm256_set1_ps(x->sum), v[t]);
+        if (s.scales == KERN_K16M) {
+            v[t] = _mm256_fmadd_ps(w->min[0], _mm256_set1_ps((float)x->x32[0]), v[t]);
+            v[t] = _mm256_fmadd_ps(w->min[1], _mm256_set1_ps((float)x->x32[1]), v[t]);
+        }
+        acc[t] = _mm256_fmadd_ps(v[t], _mm256_set1_ps(x->d), acc[t]);
+    }
+}
+
+INLINE void store_rows(float *out, __m256 v, uint32_t n_rows)
+{
+    if (n_rows == R) {
+        _mm256_storeu_ps(out, v);
+        return;
+    }
+    float t[R];
+    _mm256_storeu_ps(t, v);
+    memcpy(out, t, n_rows * sizeof *out);
+}
+
+INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
+                       const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
+{
+    const uint32_t super = kern_super_cols(&s);
+    const size_t scale_bytes = kern_scale_bytes(&s, R);
+    const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
+    const struct kern_act *a[MAX_TILE];
+    __m256 acc[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        a[t] = acts + t * n_blocks;
+        acc[t] = _mm256_setzero_ps();
+    }
+    for (size_t b = 0; b < n_blocks;) {
+        __m256 d = _mm256_setzero_ps(), dmin = _mm256_setzero_ps();
+        if (super > 32) {
+            d = load_half(p);
+            if (s.scales == KERN_KDM || s.scales == KERN_K16M)
+                dmin = load_half(p + 2 * R);
+            p += kern_head_bytes(&s, R);
+        }
+        for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
+            struct scales w = load_scales(s, d, dmin, p);
+            block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
+        }
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++) store_rows(out + t * ld_out, acc[t], n_rows);
+}
+
+INLINE __m256 load_plain(enum qtype type, const uint8_t *panel, size_t c)
+{
+    if (type == QT_F32)
+        return _mm256_loadu_ps((const float *)(const void *)(panel + 4 * R * c));
+    if (type == QT_F16)
+        return load_half(panel + 2 * R * c);
+    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(panel + 2 * R * c));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uint32_t n_rows,
+                       const float *acts, unsigned tile, float *out, size_t ld_out)
+{
+    const size_t stride = (cols + 15u) & ~(size_t)15;
+    __m256 even[MAX_TILE], odd[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm256_setzero_ps();
+    size_t c = 0;
+    for (; c + 2 <= cols; c += 2) {
+        __m256 w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
+        UNROLL for (unsigned t = 0; t < tile; t++)
+        {
+            const float *x = acts + t * stride + c;
+            even[t] = _mm256_fmadd_ps(w0, _mm256_set1_ps(x[0]), even[t]);
+            odd[t] = _mm256_fmadd_ps(w1, _mm256_set1_ps(x[1]), odd[t]);
+        }
+    }
+    if (c < cols) {
+        __m256 w0 = load_plain(type, panel, c);
+        UNROLL for (unsigned t = 0; t < tile; t++) even[t] =
+            _mm256_fmadd_ps(w0, _mm256_set1_ps(acts[t * stride + c]), even[t]);
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++)
+        store_rows(out + t * ld_out, _mm256_add_ps(even[t], odd[t]), n_rows);
+}
+
+static unsigned tile_of(uint32_t n_tokens)
+{
+    return n_tokens >= 4 ? 4 : n_tokens >= 2 ? 2 : 1;
+}
+
+/* Largest tiles first; the tile never changes a result. */
+INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
+                      const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
+{
+    while (n_tokens > 0) {
+        unsigned tile = tile_of(n_tokens);
+        switch (tile) {
+        case 4:
+            shape_tile(s, panel, cols, n_rows, a, 4, out, ld_out);
+            break;
+        case 2:
+            shape_tile(s, panel, cols, n_rows, a, 2, out, ld_out);
+            break;
+        default:
+            shape_tile(s, panel, cols, n_rows, a, 1, out, ld_out);
+            break;
+        }
+        a += (size_t)(cols / 32) * tile;
+        out += ld_out * tile;
+        n_tokens -= tile;
+    }
+}
+
+INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_t n_rows,
+                      const float *a, uint32_t n_tokens, float *out, size_t ld_out)
+{
+    while (n_tokens > 0) {
+        unsigned tile = tile_of(n_tokens);
+        switch (tile) {
+        case 4:
+            plain_tile(type, panel, cols, n_rows, a, 4, out, ld_out);
+            break;
+        case 2:
+            plain_tile(type, panel, cols, n_rows, a, 2, out, ld_out);
+            break;
+        default:
+            plain_tile(type, panel, cols, n_rows, a, 1, out, ld_out);
+            break;
+        }
+        a += ((cols + 15u) & ~(size_t)15) * tile;
+        out += ld_out * tile;
+        n_tokens -= tile;
+    }
+}
+
+static void act_f32(const float *x, uint32_t cols, void *act)
+{
+    memcpy(act, x, cols * sizeof *x);
+}
+
+INLINE int sum_i32(__m256i v)
+{
+    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
+}
+
+static void act_q8(const float *x, uint32_t cols, void *act)
+{
+    struct kern_act *a = act;
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const __m256i low = _mm256_set1_epi32(-127), high = _mm256_set1_epi32(127);
+    for (uint32_t b = 0; b < cols / 32; b++, x += 32, a++) {
+        __m256 m = _mm256_setzero_ps();
+        /* The maximum takes its second operand when one is NaN: NaN does not count. */
+        for (int k = 0; k < 4; k++)
+            m = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8 * k)), m);
+        __m128 h = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+        h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+        float amax = _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+        bool tiny = !(amax > KERN_ACT_TINY);
+        __m256 scale = _mm256_set1_ps(tiny ? 0 : 127.0f / amax);
+        int sum[2];
+        for (int k = 0; k < 2; k++) {
+            __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * k), scale));
+            __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * k + 8), scale));
+            q0 = _mm256_min_epi32(_mm256_max_epi32(q0, low), high);
+            q1 = _mm256_min_epi32(_mm256_max_epi32(q1, low), high);
+            sum[k] = sum_i32(_mm256_add_epi32(q0, q1));
+            __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xD8);
+            __m128i q = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+            _mm_store_si128((__m128i *)(void *)(a->q + 16 * k), q);
+        }
+        int all = sum[0] + sum[1];
+        a->d = tiny ? 0 : amax / 127.0f;
+        a->sum = (float)all;
+        a->x8 = -8 * all;
+        a->x16 = -16 * all;
+        a->x128 = -128 * all;
+        a->x32[0] = -32 * sum[0];
+        a->x32[1] = -32 * sum[1];
+        a->zero = 0;
+    }
+}
+
+#define SHAPE_MUL(name, bits, scales, offset, iq4)                                                 \
+    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
+                           uint32_t n_tokens, float *out, size_t ld_out)                           \
+    {                                                                                              \
+        const struct kern_shape s = KERN_SHAPE_VALUE(name, bits, scales, offset, iq4);             \
+        shape_mul(s, panel, cols, n_rows, acts, n_tokens, out, ld_out);                            \
+    }
+KERN_SHAPES(SHAPE_MUL)
+
+#define PLAIN_MUL(name)                                                                            \
+    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
+                           uint32_t n_tokens, float *out, size_t ld_out)                           \
+    {                                                                                              \
+        plain_mul(QT_##name, panel, cols, n_rows, acts, n_tokens, out, ld_out);                    \
+    }
+PLAIN_MUL(F32)
+PLAIN_MUL(F16)
+PLAIN_MUL(BF16)
+
+void kern_rows_avx2(struct kern_rows *rows)
+{
+#define SET(name, bits, scales, offset, iq4)                                                       \
+    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
+    KERN_SHAPES(SET)
+    kern_rows_set(rows, QT_F32, R, KERN_ACT_F32, act_f32, mul_F32);
+    kern_rows_set(rows, QT_F16, R, KERN_ACT_F32, act_f32, mul_F16);
+    kern_rows_set(rows, QT_BF16, R, KERN_ACT_F32, act_f32, mul_BF16);
+}
