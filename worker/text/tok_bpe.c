@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/text/tok_impl.h"
 
+#include "base/num.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
@@ -29,21 +30,26 @@ static void byte_chars_init(struct byte_chars *b)
 /* Append the bytes that s stands for; false if some character stands for none. */
 static bool to_bytes(const struct byte_chars *map, const char *s, size_t n, struct buf *out)
 {
+    if (buf_reserve(out, n))
+        return false; /* no character stands for more bytes than it has */
+    char *to = out->data + out->len;
     for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        size_t len = utf8_decode(s + i, n - i, &cp);
+        uint32_t cp = (unsigned char)s[i];
+        size_t len = cp < 0x80 ? 1 : utf8_decode(s + i, n - i, &cp);
         if (len == 0 || cp >= N_BYTE_CHARS || map->byte[cp] < 0)
             return false;
-        buf_putc(out, (char)map->byte[cp]);
+        *to++ = (char)map->byte[cp];
         i += len;
     }
+    *to = '\0';
+    out->len = (size_t)(to - out->data);
     return true;
 }
 
 /* A token's bytes; those of special tokens, and of texts outside the byte alphabet, are their
  * text. Only tokens that merges may give are put into the map. */
 static int load_token(struct tokenizer *t, const struct byte_chars *chars, uint32_t id,
-                      struct buf *tmp, struct err *e)
+                      uint8_t *in_map, struct buf *tmp, struct err *e)
 {
     size_t n;
     const char *s = tok_str(&t->text, id, &n);
@@ -60,13 +66,15 @@ static int load_token(struct tokenizer *t, const struct byte_chars *chars, uint3
         return rc;
     if (tmp->len > t->max_piece)
         t->max_piece = (uint32_t)tmp->len;
-    return tok_map_put(&t->map, &t->bytes, id, e);
+    *in_map = 1;
+    return 0;
 }
 
-/* Id of the token or phantom with these bytes; a new phantom if there is none. */
-static int intern(struct tokenizer *t, const char *p, size_t n, uint32_t *id, struct err *e)
+/* Id of the token or phantom with these bytes, hash h; a new phantom if there is none. */
+static int intern(struct tokenizer *t, const char *p, size_t n, uint64_t h, uint32_t *id,
+                  struct err *e)
 {
-    *id = tok_map_find(&t->map, &t->bytes, p, n);
+    *id = tok_map_find_hashed(&t->map, &t->bytes, p, n, h);
     if (*id != TOKEN_NONE)
         return 0;
     *id = t->bytes.n;
@@ -74,10 +82,28 @@ static int intern(struct tokenizer *t, const char *p, size_t n, uint32_t *id, st
     return rc ? rc : tok_map_put(&t->map, &t->bytes, *id, e);
 }
 
-static uint32_t merge_slot(const struct tokenizer *t, uint32_t left, uint32_t right)
+/* Merges mostly give the tokens in the order of their ids: try the id after the last one (or
+ * the last one again) before the table, whose random access is what loading costs. */
+static uint32_t expected(const struct tokenizer *t, uint32_t last, const char *p, size_t n)
+{
+    for (uint32_t id = last; id < t->n_vocab && id - last < 2; id++) {
+        size_t len;
+        const char *s = tok_str(&t->bytes, id, &len);
+        if (t->type[id] == TOK_NORMAL && len == n && memcmp(s, p, n) == 0)
+            return id;
+    }
+    return TOKEN_NONE;
+}
+
+static uint32_t merge_home(const struct tokenizer *t, uint32_t left, uint32_t right)
 {
     uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15U;
-    uint32_t i = (uint32_t)(h >> 32) & t->merge_mask;
+    return (uint32_t)(h >> 32) & t->merge_mask;
+}
+
+static uint32_t merge_slot(const struct tokenizer *t, uint32_t left, uint32_t right)
+{
+    uint32_t i = merge_home(t, left, right);
     while (t->merges[i].left != TOKEN_NONE &&
            (t->merges[i].left != left || t->merges[i].right != right)) {
         i = (i + 1) & t->merge_mask;
@@ -85,35 +111,69 @@ static uint32_t merge_slot(const struct tokenizer *t, uint32_t left, uint32_t ri
     return i;
 }
 
-static int load_merge(struct tokenizer *t, const struct byte_chars *chars, struct gguf_str line,
-                      uint32_t rank, struct buf *tmp, struct err *e)
-{
-    const char *space = line.n > 1 ? memchr(line.p + 1, ' ', line.n - 1) : NULL;
-    if (!space || space + 1 == line.p + line.n) {
-        return err_set(e, Q_EINVAL, "tokenizer.ggml.merges[%u] is no pair", rank);
-    }
-    size_t n_left = (size_t)(space - line.p);
-    buf_clear(tmp);
-    bool whole = to_bytes(chars, line.p, n_left, tmp);
-    size_t left_bytes = tmp->len;
-    whole = whole && to_bytes(chars, space + 1, line.n - n_left - 1, tmp);
-    if (tmp->failed)
-        return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
-    if (!whole)
-        return 0; /* names characters that no input gives: it can never apply */
+/* A line of the merges on its way into the table. Lines go through in batches, each step for
+ * all of them, so that their cache misses overlap. */
+struct line {
+    size_t at, n_left, n; /* bytes in the batch's buffer; n 0: can never apply */
+    uint64_t h_left, h_right;
+    struct tok_merge merge;
+};
 
-    uint32_t left, right, merged;
-    int rc = intern(t, tmp->data, left_bytes, &left, e);
+static int read_line(struct tokenizer *t, const struct byte_chars *chars, struct gguf_str s,
+                     uint32_t rank, struct line *l, struct buf *tmp, struct err *e)
+{
+    const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+    if (!space || space + 1 == s.p + s.n)
+        return err_set(e, Q_EINVAL, "tokenizer.ggml.merges[%u] is no pair", rank);
+    size_t n_left = (size_t)(space - s.p);
+    *l = (struct line){.at = tmp->len, .merge.rank = rank};
+    bool whole = to_bytes(chars, s.p, n_left, tmp);
+    l->n_left = tmp->len - l->at;
+    whole = whole && to_bytes(chars, space + 1, s.n - n_left - 1, tmp);
+    if (tmp->failed)
+        return err_set(e, Q_ENOMEM, "no memory for the merges");
+    if (!whole)
+        return 0; /* names characters that no input gives */
+    l->n = tmp->len - l->at;
+    const char *p = tmp->data + l->at;
+    l->h_left = tok_map_hint(&t->map, p, l->n_left);
+    l->h_right = tok_map_hint(&t->map, p + l->n_left, l->n - l->n_left);
+    return 0;
+}
+
+static int resolve(struct tokenizer *t, struct line *l, uint32_t *last, const char *p,
+                   struct err *e)
+{
+    struct tok_merge *m = &l->merge;
+    int rc = intern(t, p, l->n_left, l->h_left, &m->left, e);
     if (rc == 0)
-        rc = intern(t, tmp->data + left_bytes, tmp->len - left_bytes, &right, e);
-    if (rc == 0)
-        rc = intern(t, tmp->data, tmp->len, &merged, e);
+        rc = intern(t, p + l->n_left, l->n - l->n_left, l->h_right, &m->right, e);
+    m->merged = expected(t, *last, p, l->n);
+    if (rc == 0 && m->merged == TOKEN_NONE)
+        rc = intern(t, p, l->n, hash_u64(p, l->n, 0), &m->merged, e);
     if (rc)
         return rc;
-    struct tok_merge *m = &t->merges[merge_slot(t, left, right)];
-    if (m->left == TOKEN_NONE)
-        *m = (struct tok_merge){left, right, rank, merged};
+    *last = m->merged;
+    __builtin_prefetch(&t->merges[merge_home(t, m->left, m->right)], 1);
     return 0;
+}
+
+static int put_lines(struct tokenizer *t, struct line *l, uint32_t n, uint32_t *last,
+                     const struct buf *tmp, struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        if (l[i].n)
+            rc = resolve(t, &l[i], last, tmp->data + l[i].at, e);
+    }
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        if (l[i].n == 0)
+            continue;
+        struct tok_merge *m = &t->merges[merge_slot(t, l[i].merge.left, l[i].merge.right)];
+        if (m->left == TOKEN_NONE)
+            *m = l[i].merge;
+    }
+    return rc;
 }
 
 static int load_merges(struct tokenizer *t, const struct byte_chars *chars, const struct gguf *g,
@@ -139,11 +199,34 @@ static int load_merges(struct tokenizer *t, const struct byte_chars *chars, cons
     t->merge_mask = slots - 1;
 
     const unsigned char *cursor = NULL;
+    uint32_t n = (uint32_t)kv->count, last = 0;
     int rc = 0;
-    for (uint32_t i = 0; i < kv->count && rc == 0; i++) {
-        struct gguf_str line;
-        cursor = gguf_arr_next_str(kv, cursor, &line);
-        rc = load_merge(t, chars, line, i, tmp, e);
+    for (uint32_t from = 0; from < n && rc == 0; from += TOK_BATCH) {
+        struct line lines[TOK_BATCH];
+        uint32_t count = NUM_MIN(n - from, TOK_BATCH);
+        buf_clear(tmp);
+        for (uint32_t i = 0; i < count && rc == 0; i++) {
+            struct gguf_str s;
+            cursor = gguf_arr_next_str(kv, cursor, &s);
+            rc = read_line(t, chars, s, from + i, &lines[i], tmp, e);
+        }
+        if (rc == 0)
+            rc = put_lines(t, lines, count, &last, tmp, e);
+    }
+    return rc;
+}
+
+static int load_tokens(struct tokenizer *t, const struct byte_chars *chars, uint8_t *in_map,
+                       struct buf *tmp, struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < t->n_vocab && rc == 0; i++)
+        rc = load_token(t, chars, i, &in_map[i], tmp, e);
+    if (rc == 0)
+        rc = tok_map_put_all(&t->map, &t->bytes, in_map, t->n_vocab, e);
+    for (unsigned c = 0; c < 256 && rc == 0; c++) {
+        char byte = (char)c;
+        rc = intern(t, &byte, 1, hash_u64(&byte, 1, 0), &t->byte_id[c], e);
     }
     return rc;
 }
@@ -155,22 +238,18 @@ int tok_bpe_load(struct tokenizer *t, const struct gguf *g, struct err *e)
     int rc = tok_map_init(&t->map, t->n_vocab, e);
     if (rc)
         return rc;
+    uint8_t *in_map = calloc(t->n_vocab, 1);
+    t->self = calloc(t->n_vocab, sizeof(*t->self));
     byte_chars_init(&chars);
     buf_init(&tmp, TOK_MAX_BYTES);
-    for (uint32_t i = 0; i < t->n_vocab && rc == 0; i++)
-        rc = load_token(t, &chars, i, &tmp, e);
-    for (unsigned c = 0; c < 256 && rc == 0; c++) {
-        char byte = (char)c;
-        rc = intern(t, &byte, 1, &t->byte_id[c], e);
-    }
+    rc = in_map && t->self ? load_tokens(t, &chars, in_map, &tmp, e)
+                           : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     if (rc == 0)
         rc = load_merges(t, &chars, g, &tmp, e);
-    buf_fini(&tmp);
-    if (rc)
-        return rc;
     t->n_all = t->bytes.n;
-    t->self = calloc(t->n_vocab, sizeof(*t->self));
-    return t->self ? 0 : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    buf_fini(&tmp);
+    free(in_map);
+    return rc;
 }
 
 struct job {

@@ -64,10 +64,11 @@ struct tokenizer {
     uint32_t max_piece;    /* longest string in the map, bytes */
     uint32_t byte_id[256]; /* BPE: token or phantom; SPM: byte token or TOKEN_NONE */
 
+    bool by_word;             /* SPM: no token has a space mark after another character */
     uint32_t *order;          /* SPM: sort key of the score, lower merges first */
     struct tok_merge *merges; /* BPE */
     uint32_t merge_mask;
-    _Atomic uint8_t *self; /* BPE: do the merges give this token for its own text? */
+    _Atomic uint8_t *self; /* do the merges give this token for its own text? */
     const struct tok_pre *pre;
     bool ignore_merges, nfc;
 
@@ -97,6 +98,14 @@ uint32_t tok_map_find(const struct tok_map *m, const struct tok_strings *s, cons
 /* Keep the first id of equal strings. */
 Q_MUST_CHECK int tok_map_put(struct tok_map *m, const struct tok_strings *s, uint32_t id,
                              struct err *e);
+/* The same for all of 0 .. n-1 that are wanted, in batches that wait for memory together. */
+#define TOK_BATCH 32U
+Q_MUST_CHECK int tok_map_put_all(struct tok_map *m, const struct tok_strings *s,
+                                 const uint8_t *wanted, uint32_t n, struct err *e);
+/* A find in two steps: start fetching the slot; later look. */
+uint64_t tok_map_hint(const struct tok_map *m, const char *p, size_t n);
+uint32_t tok_map_find_hashed(const struct tok_map *m, const struct tok_strings *s, const char *p,
+                             size_t n, uint64_t h);
 /* Tokens, types, special ids and flags: what all models share. */
 Q_MUST_CHECK int tok_vocab_load(struct tokenizer *t, const struct gguf *g, struct err *e);
 /* Longest special token at s[0..n), or TOKEN_NONE. control: also those that only templates

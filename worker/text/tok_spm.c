@@ -63,12 +63,35 @@ static int byte_of_text(const char *s, size_t n)
     return v;
 }
 
+static bool is_mark(const char *s, size_t n)
+{
+    return n >= 3 && memcmp(s, SPACE_MARK, 3) == 0;
+}
+
+/* Where the next word begins after s[0]: at a mark that follows another character. */
+static size_t word_end(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (is_mark(s + i, n - i))
+        i += 3;
+    while (i < n) {
+        const char *p = memchr(s + i, SPACE_MARK[0], n - i);
+        if (!p)
+            return n;
+        i = (size_t)(p - s);
+        if (is_mark(p, n - i))
+            return i;
+        i++;
+    }
+    return n;
+}
+
 /* The text a token stands for: marks become spaces. */
 static int add_bytes(struct tokenizer *t, const char *s, size_t n, struct buf *tmp, struct err *e)
 {
     buf_clear(tmp);
     for (size_t i = 0; i < n;) {
-        if (n - i >= 3 && memcmp(s + i, SPACE_MARK, 3) == 0) {
+        if (is_mark(s + i, n - i)) {
             buf_putc(tmp, ' ');
             i += 3;
         } else {
@@ -80,7 +103,7 @@ static int add_bytes(struct tokenizer *t, const char *s, size_t n, struct buf *t
     return tok_strings_add(&t->bytes, buf_cstr(tmp), tmp->len, e);
 }
 
-static int load_tokens(struct tokenizer *t, struct buf *tmp, struct err *e)
+static int load_tokens(struct tokenizer *t, uint8_t *plain, struct buf *tmp, struct err *e)
 {
     int rc = 0;
     for (uint32_t i = 0; i < t->n_vocab && rc == 0; i++) {
@@ -96,13 +119,14 @@ static int load_tokens(struct tokenizer *t, struct buf *tmp, struct err *e)
             rc = tok_strings_add(&t->bytes, s, n, e);
         } else {
             rc = add_bytes(t, s, n, tmp, e);
-            if (rc == 0 && n > 0)
-                rc = tok_map_put(&t->map, &t->text, i, e);
+            plain[i] = n > 0;
+            if (word_end(s, n) < n)
+                t->by_word = false;
             if (n > t->max_piece)
                 t->max_piece = (uint32_t)n;
         }
     }
-    return rc;
+    return rc ? rc : tok_map_put_all(&t->map, &t->text, plain, t->n_vocab, e);
 }
 
 int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct err *e)
@@ -113,10 +137,15 @@ int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct err *e)
         rc = tok_map_init(&t->map, t->n_vocab, e);
     if (rc)
         return rc;
+    t->by_word = true;
     for (int i = 0; i < 256; i++)
         t->byte_id[i] = TOKEN_NONE;
     buf_init(&tmp, TOK_MAX_BYTES);
-    rc = load_tokens(t, &tmp, e);
+    uint8_t *plain = calloc(t->n_vocab, 1);
+    t->self = calloc(t->n_vocab, sizeof(*t->self));
+    rc = plain && t->self ? load_tokens(t, plain, &tmp, e)
+                          : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    free(plain);
     buf_fini(&tmp);
     t->n_all = t->n_vocab;
     return rc;
@@ -153,24 +182,56 @@ static int put_symbol(const struct tokenizer *t, const char *text, const struct 
     return rc;
 }
 
+/* Merge within s[0..n), n > 0. */
+static int encode_word(const struct tokenizer *t, const char *s, size_t n, struct tok_work *w,
+                       struct token_list *out, struct err *e)
+{
+    size_t k = 0;
+    int rc = tok_work_syms(w, n, e);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n; k++) {
+        uint32_t len = uni_next(s + i, n - i).len;
+        uint32_t id = tok_map_find(&t->map, &t->text, s + i, len);
+        w->sym[k] = (struct tok_sym){.pos = (uint32_t)i, .len = len, .id = id};
+        i += len;
+    }
+    rc = tok_merge_all(t, w, s, k, pair_by_text, e);
+    for (uint32_t i = 0; rc == 0 && i != TOKEN_NONE; i = w->sym[i].next)
+        rc = put_symbol(t, s, &w->sym[i], out, e);
+    return rc;
+}
+
+/* Most words are one token. Whether the merges agree is remembered per token. */
+static int put_word(const struct tokenizer *t, const char *s, size_t n, struct tok_work *w,
+                    struct token_list *out, struct err *e)
+{
+    uint32_t whole = n <= t->max_piece ? tok_map_find(&t->map, &t->text, s, n) : TOKEN_NONE;
+    int self = SELF_NO;
+    if (whole != TOKEN_NONE) {
+        self = atomic_load_explicit(&t->self[whole], memory_order_relaxed);
+        if (self == SELF_YES)
+            return tok_push(out, whole, e);
+    }
+    size_t before = out->n;
+    int rc = encode_word(t, s, n, w, out, e);
+    if (rc == 0 && self == SELF_NOT_TRIED) {
+        bool same = out->n == before + 1 && out->ids[before] == whole;
+        atomic_store_explicit(&t->self[whole], same ? SELF_YES : SELF_NO, memory_order_relaxed);
+    }
+    return rc;
+}
+
 static int encode_escaped(const struct tokenizer *t, const struct buf *text, struct tok_work *w,
                           struct token_list *out, struct err *e)
 {
-    size_t n = 0, count = 0;
-    for (size_t i = 0; i < text->len; count++)
-        i += uni_next(text->data + i, text->len - i).len;
-    int rc = tok_work_syms(w, count, e);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < text->len; n++) {
-        uint32_t len = uni_next(text->data + i, text->len - i).len;
-        uint32_t id = tok_map_find(&t->map, &t->text, text->data + i, len);
-        w->sym[n] = (struct tok_sym){.pos = (uint32_t)i, .len = len, .id = id};
-        i += len;
-    }
-    rc = tok_merge_all(t, w, text->data, n, pair_by_text, e);
-    for (uint32_t i = 0; rc == 0 && i != TOKEN_NONE; i = w->sym[i].next) {
-        rc = put_symbol(t, text->data, &w->sym[i], out, e);
+    int rc = 0;
+    for (size_t i = 0; i < text->len && rc == 0;) {
+        size_t n = text->len - i;
+        if (t->by_word)
+            n = word_end(text->data + i, n);
+        rc = put_word(t, text->data + i, n, w, out, e);
+        i += n;
     }
     return rc;
 }

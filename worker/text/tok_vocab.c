@@ -30,10 +30,15 @@ int tok_strings_add(struct tok_strings *s, const char *p, size_t n, struct err *
         s->cap = cap;
         s->at[0] = 0;
     }
-    if (buf_put(&s->blob, p, n) || buf_putc(&s->blob, '\0')) {
+    if (n >= TOK_MAX_BYTES || buf_reserve(&s->blob, n + 1)) {
         return err_set(e, Q_ENOMEM, "the texts of the vocabulary need more than %zu bytes",
                        TOK_MAX_BYTES);
     }
+    char *to = s->blob.data + s->blob.len;
+    if (n)
+        memcpy(to, p, n);
+    to[n] = to[n + 1] = '\0';
+    s->blob.len += n + 1;
     s->at[++s->n] = (uint32_t)s->blob.len;
     return 0;
 }
@@ -52,60 +57,106 @@ static int map_alloc(struct tok_map *m, uint32_t slots, struct err *e)
 int tok_map_init(struct tok_map *m, uint32_t n_expected, struct err *e)
 {
     uint32_t slots = 1024;
-    while (slots / 2 < n_expected)
+    while (slots / 3 * 2 < n_expected)
         slots *= 2;
     return map_alloc(m, slots, e);
 }
 
-uint32_t tok_map_find(const struct tok_map *m, const struct tok_strings *s, const char *p, size_t n)
+/* The slot of a string with this hash, or the empty one where it belongs. */
+static uint32_t map_slot(const struct tok_map *m, const struct tok_strings *s, const char *p,
+                         size_t n, uint64_t h)
 {
-    uint64_t h = hash_u64(p, n, 0);
-    uint32_t tag = (uint32_t)(h >> 32);
-    for (uint32_t i = (uint32_t)h & m->mask;; i = (i + 1) & m->mask) {
+    uint32_t tag = (uint32_t)(h >> 32), i = (uint32_t)h & m->mask;
+    for (;; i = (i + 1) & m->mask) {
         const struct tok_slot *slot = &m->slots[i];
         if (slot->id == TOKEN_NONE)
-            return TOKEN_NONE;
+            return i;
         if (slot->tag != tag)
             continue;
         size_t len;
         const char *q = tok_str(s, slot->id, &len);
         if (len == n && memcmp(p, q, n) == 0)
-            return slot->id;
+            return i;
     }
 }
 
-static void map_insert(struct tok_map *m, uint64_t h, uint32_t id)
+uint32_t tok_map_find(const struct tok_map *m, const struct tok_strings *s, const char *p, size_t n)
 {
-    uint32_t i = (uint32_t)h & m->mask;
-    while (m->slots[i].id != TOKEN_NONE)
-        i = (i + 1) & m->mask;
+    return m->slots[map_slot(m, s, p, n, hash_u64(p, n, 0))].id;
+}
+
+static int map_grow(struct tok_map *m, const struct tok_strings *s, struct err *e)
+{
+    struct tok_map bigger;
+    int rc = map_alloc(&bigger, (m->mask + 1) * 2, e);
+    if (rc)
+        return rc;
+    for (uint32_t k = 0; k <= m->mask; k++) {
+        if (m->slots[k].id == TOKEN_NONE)
+            continue;
+        size_t len;
+        const char *q = tok_str(s, m->slots[k].id, &len);
+        uint32_t i = (uint32_t)hash_u64(q, len, 0) & bigger.mask;
+        while (bigger.slots[i].id != TOKEN_NONE)
+            i = (i + 1) & bigger.mask;
+        bigger.slots[i] = m->slots[k];
+    }
+    bigger.used = m->used;
+    free(m->slots);
+    *m = bigger;
+    return 0;
+}
+
+static int put_hashed(struct tok_map *m, const struct tok_strings *s, uint32_t id, uint64_t h,
+                      struct err *e)
+{
+    size_t n;
+    const char *p = tok_str(s, id, &n);
+    uint32_t i = map_slot(m, s, p, n, h);
+    if (m->slots[i].id != TOKEN_NONE)
+        return 0;
     m->slots[i] = (struct tok_slot){(uint32_t)(h >> 32), id};
-    m->used++;
+    return ++m->used > m->mask / 4 * 3 ? map_grow(m, s, e) : 0;
 }
 
 int tok_map_put(struct tok_map *m, const struct tok_strings *s, uint32_t id, struct err *e)
 {
     size_t n;
     const char *p = tok_str(s, id, &n);
-    if (tok_map_find(m, s, p, n) != TOKEN_NONE)
-        return 0;
-    if (m->used >= m->mask / 2) {
-        struct tok_map bigger;
-        int rc = map_alloc(&bigger, (m->mask + 1) * 2, e);
-        if (rc)
-            return rc;
-        for (uint32_t i = 0; i <= m->mask; i++) {
-            if (m->slots[i].id == TOKEN_NONE)
-                continue;
+    return put_hashed(m, s, id, hash_u64(p, n, 0), e);
+}
+
+uint64_t tok_map_hint(const struct tok_map *m, const char *p, size_t n)
+{
+    uint64_t h = hash_u64(p, n, 0);
+    __builtin_prefetch(&m->slots[(uint32_t)h & m->mask], 1);
+    return h;
+}
+
+uint32_t tok_map_find_hashed(const struct tok_map *m, const struct tok_strings *s, const char *p,
+                             size_t n, uint64_t h)
+{
+    return m->slots[map_slot(m, s, p, n, h)].id;
+}
+
+int tok_map_put_all(struct tok_map *m, const struct tok_strings *s, const uint8_t *wanted,
+                    uint32_t n, struct err *e)
+{
+    uint64_t h[TOK_BATCH];
+    int rc = 0;
+    for (uint32_t from = 0; from < n && rc == 0; from += TOK_BATCH) {
+        uint32_t count = NUM_MIN(n - from, TOK_BATCH);
+        for (uint32_t i = 0; i < count; i++) {
             size_t len;
-            const char *q = tok_str(s, m->slots[i].id, &len);
-            map_insert(&bigger, hash_u64(q, len, 0), m->slots[i].id);
+            const char *p = tok_str(s, from + i, &len);
+            h[i] = tok_map_hint(m, p, len);
         }
-        free(m->slots);
-        *m = bigger;
+        for (uint32_t i = 0; i < count && rc == 0; i++) {
+            if (wanted[from + i])
+                rc = put_hashed(m, s, from + i, h[i], e);
+        }
     }
-    map_insert(m, hash_u64(p, n, 0), id);
-    return 0;
+    return rc;
 }
 
 static int load_texts(struct tokenizer *t, const struct gguf *g, struct err *e)
@@ -226,8 +277,7 @@ static const char *const eog_texts[] = {
     "<eos>",
     "<turn|>",
     "<|tool_response>",
-    "<\xEF\xBD\x9C"
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>", /* U+FF5C, U+2581 */
 };
 
 /* Texts that only a special token has. Others, as </s>, are plain text in some vocabularies
@@ -342,12 +392,13 @@ static int load_special(struct tokenizer *t, struct err *e)
     qsort_r(t->special, n, sizeof(*t->special), compare_texts, t);
     /* Of equal texts only the first id can be meant. */
     for (uint32_t i = 0; i < n; i++) {
-        size_t a = 0, b = 1;
-        const char *sa = tok_str(&t->text, t->special[i], &a), *sb = sa;
-        if (i > 0)
-            sb = tok_str(&t->text, t->special[t->n_special - 1], &b);
-        if (a == b && memcmp(sa, sb, a) == 0)
-            continue;
+        size_t a, b;
+        const char *sa = tok_str(&t->text, t->special[i], &a);
+        if (t->n_special > 0) {
+            const char *sb = tok_str(&t->text, t->special[t->n_special - 1], &b);
+            if (a == b && memcmp(sa, sb, a) == 0)
+                continue;
+        }
         t->special[t->n_special++] = t->special[i];
     }
     return 0;
