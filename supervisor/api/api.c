@@ -6,8 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* Requests of ours nest a few levels; tools carry schemas, which nest more. */
-#define MAX_NESTING 100
+/* Requests nest a few levels; tools carry schemas, which nest more. */
+#define MAX_NESTING 256
 
 static const char *type_of(int status)
 {
@@ -59,7 +59,7 @@ static void vset(struct api_fault *f, int status, const char *param, const char 
 {
     memset(f, 0, sizeof *f);
     f->status = status;
-    f->param = param;
+    snprintf(f->param, sizeof f->param, "%s", param ? param : "");
     f->code = code ? code : code_of(status);
     f->type = type_of(status);
     vsnprintf(f->text, sizeof f->text, fmt, ap);
@@ -108,12 +108,21 @@ void api_fault_from(struct api_fault *f, int q_err, const char *text)
     api_fault_set(f, status, NULL, code, "%s", text && *text ? text : err_name(q_err));
 }
 
+void api_fault_param_of_text(struct api_fault *f)
+{
+    size_t n = strspn(f->text, "abcdefghijklmnopqrstuvwxyz_[].0123456789");
+    if (n > 0 && n < sizeof f->param && f->text[n] == ':' && f->text[n + 1] == ' ') {
+        memcpy(f->param, f->text, n);
+        f->param[n] = '\0';
+    }
+}
+
 void api_fault_object(struct buf *b, const struct api_fault *f)
 {
     jw_obj(b);
     jw_kstr(b, "message", f->text);
     jw_kstr(b, "type", f->type);
-    jw_kstr(b, "param", f->param);
+    jw_kstr(b, "param", f->param[0] ? f->param : NULL);
     jw_kstr(b, "code", f->code);
     jw_end_obj(b);
 }

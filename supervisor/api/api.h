@@ -11,15 +11,19 @@
 #include "supervisor/gateway/gateway.h"
 #include "supervisor/http/http.h"
 
+/* Zero the rest when filling it in. */
 struct api {
     struct control *control;
     struct gateway *gateway;
+    struct oa_job *openai_jobs;      /* api_openai's: answers on their way */
+    struct oa_ticker *openai_ticker; /* there while jobs are */
 };
 
-/* What to tell a client. type NULL: the usual one of the status. */
+/* What to tell a client. */
 struct api_fault {
     int status;
-    const char *type, *param, *code; /* may be NULL; static or outliving the answer */
+    const char *type, *code; /* static; code may be NULL */
+    char param[96];          /* "messages[2].role"; empty: null */
     char text[768];
 };
 
@@ -34,6 +38,8 @@ void api_fault_from(struct api_fault *f, int q_err, const char *text);
 void api_fault_send(struct http_req *r, const struct api_fault *f);
 void api_error(struct http_req *r, int status, const char *param, const char *code, const char *fmt,
                ...) Q_PRINTF(5, 6);
+/* Events whose text is "field: what is wrong with it" name their field: param of the answer. */
+void api_fault_param_of_text(struct api_fault *f);
 /* {"message":..,"type":..,"param":..,"code":..} alone, for events inside a stream. */
 void api_fault_object(struct buf *b, const struct api_fault *f);
 /* For http_config.write_error. */

@@ -251,6 +251,21 @@ bool control_model(const struct control *c, const char *uid, struct model_info *
     return false;
 }
 
+size_t control_n_models(const struct control *c)
+{
+    (void)c;
+    return n_fake_models;
+}
+
+bool control_model_at(const struct control *c, size_t i, struct model_info *out)
+{
+    (void)c;
+    if (i >= n_fake_models)
+        return false;
+    *out = fake_models[i];
+    return true;
+}
+
 void control_report_failure(struct control *c, const char *uid, uint32_t replica, uint64_t epoch)
 {
     (void)c;
