@@ -12,6 +12,7 @@
  * <share>/models, else somewhere below <home>/models. *path is malloc'ed. */
 Q_MUST_CHECK int tools_model_path(const char *name, char **path, struct err *e);
 
+int tool_inspect(int argc, char **argv);
 int tool_tokenize(int argc, char **argv);
 int tool_detokenize(int argc, char **argv);
 int tool_logits(int argc, char **argv);
