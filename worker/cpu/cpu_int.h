@@ -4,9 +4,11 @@
  * cpu_stage.c opens a stage (packs weights, maps KV and scratch memory) and checks batches,
  * cpu_ops.c runs the program in one parallel region, cpu_attn.c is its attention.
  *
- * Division of work: every matrix operation gives thread t the fixed range `split[t]` ..
- * `split[t + 1]` of its units; rows are divided evenly where a row is the unit; attention
- * tasks are claimed one by one. No result depends on who computed it. */
+ * Division of work: every matrix operation gives thread t the range `split[t]` ..
+ * `split[t + 1]` of its units, which it takes in a few steps from the front, one sequential
+ * stream; a thread that is done takes steps of the others, so that a core which is busy
+ * elsewhere does not hold everybody up. Rows are divided evenly where a row is the unit;
+ * attention tasks are claimed one by one. No result depends on who computed it. */
 #ifndef QUIRE_CPU_INT_H
 #define QUIRE_CPU_INT_H
 
@@ -19,11 +21,14 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 
-#define CPU_FORMATS 3 /* different activation formats that one operation may need */
-#define CPU_OWN_ROWS                                                                               \
-    2                 /* batches up to this are converted by every thread for itself: it           \
-                         costs less than a barrier */
-#define CPU_CHUNK 512 /* positions of one partial attention result */
+/* Different activation formats that one operation may need. */
+#define CPU_FORMATS 3
+/* Batches up to this are converted by every thread for itself: cheaper than a barrier. */
+#define CPU_OWN_ROWS 2
+/* A thread's range of units is taken in about so many steps. */
+#define CPU_STEPS 8
+/* Positions of one partial attention result. */
+#define CPU_CHUNK 512
 
 struct cpu_mat {
     struct kern_mat m;
@@ -76,6 +81,8 @@ struct cpu_thread {
     uint16_t *half; /* one head */
 };
 
+/* How far a thread's range, or a list of tasks, is taken. Two sets serve all phases: while
+ * one is in use every thread clears its entry of the other. */
 struct cpu_claim {
     alignas(64) _Atomic uint32_t next;
 };
@@ -118,7 +125,7 @@ struct cpu_stage {
     uint32_t *map; /* live row -> row of the batch */
     struct cpu_rows *tasks;
     uint32_t attn_rows;       /* most rows in a task */
-    struct cpu_claim *claims; /* one per operation */
+    struct cpu_claim *claims; /* [2][n_threads], used by turns */
     /* Decoding few sequences at depth: partial results [row][head][chunk] {max, sum, acc}. */
     float *partial;
     uint32_t partial_rows, partial_chunks;

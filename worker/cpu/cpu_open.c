@@ -289,7 +289,7 @@ static int plan_op(struct cpu_stage *s, const struct prog_op *from, struct cpu_o
 static int plan_ops(struct cpu_stage *s, const struct program *prog, struct err *e)
 {
     s->ops = calloc(prog->n_ops + 1, sizeof(*s->ops));
-    s->claims = aligned_alloc(ALIGN, (prog->n_ops + 1) * sizeof(*s->claims));
+    s->claims = aligned_alloc(ALIGN, 2 * s->n_threads * sizeof(*s->claims));
     if (!s->ops || !s->claims)
         return err_set(e, Q_ENOMEM, "no memory for the layer program");
     s->n_ops = prog->n_ops;

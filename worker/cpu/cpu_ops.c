@@ -21,6 +21,7 @@ struct run {
     uint32_t tid, n;
     bool cropped;
     const unsigned char *acts[CPU_FORMATS];
+    uint32_t set, victim; /* of claims; whose range is taken from now */
 };
 
 static void barrier(const struct run *r)
@@ -31,6 +32,36 @@ static void barrier(const struct run *r)
 static uint32_t share(const struct run *r, uint32_t n, uint32_t tid)
 {
     return (uint32_t)((uint64_t)n * tid / r->s->n_threads);
+}
+
+/* Start a phase of claims; a barrier lies between any two. */
+static struct cpu_claim *begin_claims(struct run *r)
+{
+    struct cpu_claim *all = r->s->claims;
+    uint32_t n = r->s->n_threads;
+    atomic_store_explicit(&all[r->set * n + r->tid].next, 0, memory_order_relaxed);
+    r->set ^= 1;
+    r->victim = 0;
+    return all + r->set * n;
+}
+
+/* The next step of somebody's range, our own first. False when all is taken. */
+static bool claim(struct run *r, const uint32_t *split, uint32_t *from, uint32_t *to)
+{
+    const struct cpu_stage *s = r->s;
+    uint32_t n = s->n_threads;
+    for (; r->victim < n; r->victim++) {
+        uint32_t v = (r->tid + r->victim) % n, size = split[v + 1] - split[v];
+        uint32_t step = n == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
+        uint32_t at =
+            atomic_fetch_add_explicit(&s->claims[r->set * n + v].next, step, memory_order_relaxed);
+        if (at < size) {
+            *from = split[v] + at;
+            *to = NUM_MIN(*from + step, split[v + 1]);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Row of the batch behind row i when `op` is the one that crops. */
@@ -193,60 +224,77 @@ static void finish_head(const struct run *r, const struct cpu_op *op, uint32_t w
     }
 }
 
+static void qkv_unit(struct run *r, const struct cpu_op *op, const struct cpu_unit *unit)
+{
+    struct cpu_stage *s = r->s;
+    const struct cpu_mat *mat = &op->mat[unit->mat];
+    uint32_t pr = mat->m.k->panel_rows, row0 = unit->panel_from * pr;
+    uint32_t rows = NUM_MIN(unit->panel_to * pr, mat->m.rows) - row0;
+    uint32_t dim = unit->mat == PROG_V ? s->hp.head_dim_v : s->hp.head_dim_k;
+    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(mat), s->tile_floats / rows);
+
+    for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
+        uint32_t n = NUM_MIN(step, r->n - t0);
+        mul(r, mat, unit->panel_from, unit->panel_to, t0, n, r->th->tile, rows);
+        for (uint32_t t = 0; t < n; t++) {
+            for (uint32_t h = 0; h < rows / dim; h++)
+                finish_head(r, op, unit->mat, t0 + t, row0 / dim + h,
+                            r->th->tile + (size_t)t * rows + (size_t)h * dim);
+        }
+    }
+}
+
 static void op_qkv(struct run *r, const struct cpu_op *op)
 {
     struct cpu_stage *s = r->s;
+    uint32_t from, to;
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
-    for (uint32_t u = op->split[r->tid]; u < op->split[r->tid + 1]; u++) {
-        const struct cpu_unit *unit = &op->units[u];
-        const struct cpu_mat *mat = &op->mat[unit->mat];
-        uint32_t pr = mat->m.k->panel_rows, row0 = unit->panel_from * pr;
-        uint32_t rows = NUM_MIN(unit->panel_to * pr, mat->m.rows) - row0;
-        uint32_t dim = unit->mat == PROG_V ? s->hp.head_dim_v : s->hp.head_dim_k;
-        uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(mat), s->tile_floats / rows);
-        for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
-            uint32_t n = NUM_MIN(step, r->n - t0);
-            mul(r, mat, unit->panel_from, unit->panel_to, t0, n, r->th->tile, rows);
-            for (uint32_t t = 0; t < n; t++) {
-                for (uint32_t h = 0; h < rows / dim; h++)
-                    finish_head(r, op, unit->mat, t0 + t, row0 / dim + h,
-                                r->th->tile + (size_t)t * rows + (size_t)h * dim);
-            }
-        }
+    begin_claims(r);
+    while (claim(r, op->split, &from, &to)) {
+        for (uint32_t u = from; u < to; u++)
+            qkv_unit(r, op, &op->units[u]);
     }
     barrier(r);
 }
 
 /* ---- OUT and FFN --------------------------------------------------------------------------- */
 
-/* x += W a + bias over this thread's panels; rows come from behind the crop when crop. */
-static void add_product(const struct run *r, const struct cpu_mat *mat, const uint32_t *split,
-                        bool crop)
+/* x += W a + bias for panels [from, end); rows come from behind the crop when crop. */
+static void add_panels(const struct run *r, const struct cpu_mat *mat, uint32_t p, uint32_t end,
+                       bool crop)
 {
     struct cpu_stage *s = r->s;
     const struct kern_mat *m = &mat->m;
-    uint32_t pr = m->k->panel_rows, to = split[r->tid + 1];
-    uint32_t block = NUM_MIN(token_block(mat), r->n);
-    uint32_t group = (uint32_t)NUM_MAX(s->tile_floats / ((size_t)block * pr), (size_t)1);
+    uint32_t row0 = p * m->k->panel_rows, rows = NUM_MIN(end * m->k->panel_rows, m->rows) - row0;
+    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(mat), s->tile_floats / rows);
     size_t width = s->hp.width;
 
-    for (uint32_t p = split[r->tid]; p < to; p += group) {
-        uint32_t end = NUM_MIN(p + group, to);
-        uint32_t row0 = p * pr, rows = NUM_MIN(end * pr, m->rows) - row0;
-        uint32_t step = (uint32_t)NUM_MIN((size_t)block, s->tile_floats / rows);
-        for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
-            uint32_t n = NUM_MIN(step, r->n - t0);
-            mul(r, mat, p, end, t0, n, r->th->tile, rows);
-            for (uint32_t t = t0; t < t0 + n; t++) {
-                float *y = r->th->tile + (size_t)(t - t0) * rows;
-                float *x = s->x + t * width + row0;
-                add_bias(s, y, mat->bias ? mat->bias + row0 : NULL, rows);
-                /* Ascending rows: a row is read before a later one overwrites it. */
-                if (crop && s->map[t] != t)
-                    memcpy(x, s->x + s->map[t] * width + row0, rows * sizeof(*x));
-                s->kern->vec->add(x, y, rows);
-            }
+    for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
+        uint32_t n = NUM_MIN(step, r->n - t0);
+        mul(r, mat, p, end, t0, n, r->th->tile, rows);
+        for (uint32_t t = t0; t < t0 + n; t++) {
+            float *y = r->th->tile + (size_t)(t - t0) * rows;
+            float *x = s->x + t * width + row0;
+            add_bias(s, y, mat->bias ? mat->bias + row0 : NULL, rows);
+            /* Ascending rows: a row is read before a later one overwrites it. */
+            if (crop && s->map[t] != t)
+                memcpy(x, s->x + s->map[t] * width + row0, rows * sizeof(*x));
+            s->kern->vec->add(x, y, rows);
         }
+    }
+}
+
+static void add_product(struct run *r, const struct cpu_mat *mat, const uint32_t *split, bool crop)
+{
+    uint32_t from, to;
+    uint32_t block = NUM_MIN(token_block(mat), r->n);
+    size_t fit = r->s->tile_floats / ((size_t)block * mat->m.k->panel_rows);
+    uint32_t group = (uint32_t)NUM_MAX(fit, (size_t)1);
+
+    begin_claims(r);
+    while (claim(r, split, &from, &to)) {
+        for (uint32_t p = from; p < to; p += group)
+            add_panels(r, mat, p, NUM_MIN(p + group, to), crop);
     }
     barrier(r);
 }
@@ -265,38 +313,50 @@ static void op_out(struct run *r, const struct cpu_op *op)
     add_product(r, &op->mat[PROG_W], op->split, crop);
 }
 
-static void op_ffn(struct run *r, const struct cpu_op *op)
+/* silu(gate) * up for units [u, last] of an FFN. */
+static void ffn_units(const struct run *r, const struct cpu_op *op, uint32_t u, uint32_t last)
 {
     struct cpu_stage *s = r->s;
     const struct cpu_mat *gate = &op->mat[PROG_GATE], *up = &op->mat[PROG_UP];
-    uint32_t n_ff = s->hp.n_ff, end = op->split[r->tid + 1];
+    uint32_t from = op->units[u].panel_from, to = op->units[last].panel_to, n_ff = s->hp.n_ff;
+    uint32_t row0 = from * gate->m.k->panel_rows, pr_up = up->m.k->panel_rows;
+    uint32_t rows = NUM_MIN(to * gate->m.k->panel_rows, n_ff) - row0;
+    uint32_t up_from = row0 / pr_up, up_to = (row0 + rows + pr_up - 1) / pr_up;
+    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(gate), s->tile_floats / rows);
+
+    for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
+        uint32_t n = NUM_MIN(step, r->n - t0);
+        mul(r, gate, from, to, t0, n, r->th->tile, rows);
+        mul(r, up, up_from, up_to, t0, n, r->th->tile2, rows);
+        for (uint32_t t = 0; t < n; t++)
+            s->kern->vec->silu_mul(s->ffn + (size_t)(t0 + t) * n_ff + row0,
+                                   r->th->tile + (size_t)t * rows, r->th->tile2 + (size_t)t * rows,
+                                   rows);
+    }
+}
+
+static void op_ffn(struct run *r, const struct cpu_op *op)
+{
+    struct cpu_stage *s = r->s;
+    const struct cpu_mat *gate = &op->mat[PROG_GATE];
+    uint32_t from, to, block = NUM_MIN(token_block(gate), r->n);
 
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
-    uint32_t block = NUM_MIN(token_block(gate), r->n);
-    for (uint32_t u = op->split[r->tid]; u < end;) {
-        /* As many units as fit the tile, so that a decode step reads one long stream. */
-        uint32_t pr = gate->m.k->panel_rows, row0 = op->units[u].panel_from * pr, last = u;
-        while (last + 1 < end &&
-               (size_t)(op->units[last + 1].panel_to * pr - row0) * block <= s->tile_floats)
-            last++;
-        uint32_t rows = NUM_MIN(op->units[last].panel_to * pr, n_ff) - row0;
-        uint32_t up_from = row0 / up->m.k->panel_rows;
-        uint32_t up_to = (row0 + rows + up->m.k->panel_rows - 1) / up->m.k->panel_rows;
-        uint32_t step = (uint32_t)NUM_MIN((size_t)block, s->tile_floats / rows);
-        for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
-            uint32_t n = NUM_MIN(step, r->n - t0);
-            mul(r, gate, op->units[u].panel_from, op->units[last].panel_to, t0, n, r->th->tile,
-                rows);
-            mul(r, up, up_from, up_to, t0, n, r->th->tile2, rows);
-            for (uint32_t t = 0; t < n; t++)
-                s->kern->vec->silu_mul(s->ffn + (size_t)(t0 + t) * n_ff + row0,
-                                       r->th->tile + (size_t)t * rows,
-                                       r->th->tile2 + (size_t)t * rows, rows);
+    begin_claims(r);
+    while (claim(r, op->split, &from, &to)) {
+        /* As many units at once as fit the tile: a decode step then reads two long streams. */
+        for (uint32_t u = from, last; u < to; u = last + 1) {
+            uint32_t first = op->units[u].panel_from;
+            last = u;
+            while (last + 1 < to &&
+                   (size_t)(op->units[last + 1].panel_to - first) * gate->m.k->panel_rows * block <=
+                       s->tile_floats)
+                last++;
+            ffn_units(r, op, u, last);
         }
-        u = last + 1;
     }
     barrier(r);
-    prepare(r, s->ffn, n_ff, false, NULL, op->formats2, op->n_formats2);
+    prepare(r, s->ffn, s->hp.n_ff, false, NULL, op->formats2, op->n_formats2);
     add_product(r, &op->mat[PROG_DOWN], op->split2, false);
 }
 
@@ -314,13 +374,17 @@ static void op_head(struct run *r, const struct cpu_op *op)
     if (r->n == 0)
         return;
     prepare(r, s->x, s->hp.width, crop, op->norm, op->formats, op->n_formats);
-    uint32_t step = token_block(mat), to = op->split[r->tid + 1];
-    /* Several panels per block of tokens, so that both stay in cache. */
-    uint32_t group = r->n > 1 ? 4 : to;
-    for (uint32_t p = op->split[r->tid]; p < to; p += group) {
-        for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
-            mul(r, mat, p, NUM_MIN(p + group, to), t0, NUM_MIN(step, r->n - t0),
-                s->out + (size_t)t0 * mat->m.rows + (size_t)p * mat->m.k->panel_rows, mat->m.rows);
+    uint32_t step = token_block(mat), from, to;
+    begin_claims(r);
+    while (claim(r, op->split, &from, &to)) {
+        /* Few panels per block of tokens, so that both stay in cache. */
+        uint32_t group = r->n > 1 ? 4 : to - from;
+        for (uint32_t p = from; p < to; p += group) {
+            for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
+                float *out = s->out + (size_t)t0 * mat->m.rows + (size_t)p * mat->m.k->panel_rows;
+                mul(r, mat, p, NUM_MIN(p + group, to), t0, NUM_MIN(step, r->n - t0), out,
+                    mat->m.rows);
+            }
         }
     }
 }
@@ -351,7 +415,7 @@ void cpu_region(void *stage, uint32_t tid)
             op_qkv(&r, op);
             break;
         case PROG_ATTN:
-            cpu_attn_op(s, op, &s->claims[i], tid);
+            cpu_attn_op(s, op, begin_claims(&r), tid);
             barrier(&r);
             break;
         case PROG_OUT:

@@ -63,7 +63,7 @@ static int cpu_run(struct stage *stage, const struct batch *b, float *out)
         return rc;
     s->out = out;
     cpu_attn_plan(s);
-    for (uint32_t i = 0; i < s->n_ops; i++)
+    for (uint32_t i = 0; i < 2 * s->n_threads; i++)
         atomic_store_explicit(&s->claims[i].next, 0, memory_order_relaxed);
     pool_run(s->pool, cpu_region, s);
     s->batch = NULL;
