@@ -713,9 +713,9 @@ int control_open(struct control **out, const struct control_config *cfg, struct 
         free_all(c);
         return rc;
     }
-    snprintf(c->rpc_address, sizeof c->rpc_address,
-             strchr(cfg->rpc_host, ':') ? "[%.120s]:%d" : "%.120s:%d", cfg->rpc_host,
-             door_port(c->door));
+    const char *host = cfg->advertise ? cfg->advertise : cfg->rpc_host;
+    snprintf(c->rpc_address, sizeof c->rpc_address, strchr(host, ':') ? "[%.120s]:%d" : "%.120s:%d",
+             host, door_port(c->door));
     uv_timer_init(c->loop, &c->timer);
     c->timer.data = c;
     uv_timer_start(&c->timer, on_timer, TICK_MS, TICK_MS);

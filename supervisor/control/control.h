@@ -30,10 +30,11 @@ struct control_observer {
 struct control_config {
     uv_loop_t *loop;
     struct rpc_loop *rpc;
-    const char *rpc_host; /* where workers dial in */
-    int rpc_port;         /* 0: any */
-    const char *home;     /* QUIRE_HOME: state.db, registrations */
-    const char *share;    /* catalogue.json */
+    const char *rpc_host;  /* where workers dial in */
+    int rpc_port;          /* 0: any */
+    const char *advertise; /* the host that workers are told; NULL: rpc_host */
+    const char *home;      /* QUIRE_HOME: state.db, registrations */
+    const char *share;     /* catalogue.json */
     struct control_observer observer;
 };
 

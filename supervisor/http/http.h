@@ -46,6 +46,10 @@ struct http_config {
     /* Answers errors that happen before a route is found (404, 405, 413, 400 ...) in the shape
      * of the API; path may be "". NULL: plain {"detail": "..."}. */
     void (*write_error)(struct buf *body, int status, const char *path, const char *text);
+    /* Asked before any route but OPTIONS: true to go on; false when it has answered (no key).
+     * NULL: everybody may. */
+    bool (*admit)(struct http_req *r, void *ctx);
+    void *admit_ctx;
 };
 
 /* Listens. Q_EEXIST when the port is taken. */

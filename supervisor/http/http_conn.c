@@ -95,6 +95,9 @@ static void dispatch(struct http_conn *c)
     r->is_head = strcmp(r->msg.method, "HEAD") == 0;
     c->req = r;
     c->deadline = 0;
+    bool asked_only = strcmp(r->msg.method, "OPTIONS") == 0;
+    if (s->cfg.admit && !asked_only && !s->cfg.admit(r, s->cfg.admit_ctx))
+        return;
     http_route_find(&s->routes, &r->msg, &r->hit);
     if (r->hit.route) {
         r->hit.route->fn(r, r->hit.ctx);
