@@ -172,6 +172,10 @@ FILTER(f_center)
 
 FILTER(f_truncate)
 {
+    if (jx_len(v) < 0)
+        return jx_fail(r, "object of type '%s' has no len()", jx_type_name(v.t));
+    if (v.t != JX_STR && jx_len(v) < 255) /* lists and dicts have a length too */
+        return v;
     v = jx_to_str(r, v);
     int64_t length = int_arg(r, a->v[0], 255), leeway = int_arg(r, a->v[3], 5);
     bool kill = jx_truth(&a->v[1]);
@@ -237,7 +241,7 @@ static bool parse_number(const struct jx_str *s, int base, struct jx_val *out)
         char c = s->p[i];
         if (c == '_' && w)
             continue;
-        if (w + 1 >= sizeof text || (unsigned char)c >= 0x80 || c == 'x' || c == 'X')
+        if (w + 1 >= sizeof text || (unsigned char)c >= 0x80 || ((c | 32) == 'x' && base != 16))
             return false;
         real |= c == '.' || (base <= 10 && (c | 32) == 'e') || (base == 10 && (c | 32) == 'n');
         text[w++] = c;

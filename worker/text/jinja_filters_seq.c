@@ -249,7 +249,9 @@ FILTER(f_reverse)
         else
             jx_list_push(r, out, l->v[i - 1]);
     }
-    return text ? jx_sb_done(&b) : gen(out);
+    if (text)
+        return jx_sb_done(&b);
+    return v.t == JX_GEN ? jx_list_val(out, JX_LIST) : gen(out);
 }
 
 static bool count_arg(struct jx *r, struct jx_val v, size_t *out)

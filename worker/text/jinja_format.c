@@ -136,6 +136,13 @@ static int64_t read_number(const struct jx_str *f, size_t *at)
     return n;
 }
 
+/* After the '.': no digits mean 0. */
+static int64_t read_precision(const struct jx_str *f, size_t *at)
+{
+    int64_t n = read_number(f, at);
+    return n < 0 ? 0 : n;
+}
+
 /* ---- "%..." ---- */
 
 struct percent_args {
@@ -220,7 +227,7 @@ static size_t percent_field(struct jx *r, struct jx_sb *b, const struct jx_str *
     s.width = read_number(f, &at);
     if (at < f->n && f->p[at] == '.') {
         at++;
-        s.precision = NUM_MAX(read_number(f, &at), 0);
+        s.precision = read_precision(f, &at);
     }
     if (at >= f->n) {
         jx_fail(r, "incomplete format");
@@ -247,7 +254,9 @@ struct jx_val jx_percent(struct jx *r, const struct jx_str *f, struct jx_val arg
         jx_sb_put(&b, f->p + at, end - at, f->mark ? f->mark + at : NULL);
         at = hit ? percent_field(r, &b, f, end + 1, &args) : f->n;
     }
-    if (!r->rc && args.used < (arg.t == JX_TUPLE ? arg.u.l->n : arg.t == JX_DICT ? 0 : 1))
+    /* What can be indexed by name may stay unused. */
+    bool named = arg.t == JX_DICT || arg.t == JX_LIST || arg.t == JX_UNDEF;
+    if (!r->rc && args.used < (arg.t == JX_TUPLE ? arg.u.l->n : named ? 0 : 1))
         return jx_fail(r, "not all arguments converted during string formatting");
     return jx_sb_done(&b);
 }
@@ -329,7 +338,7 @@ static bool format_spec(struct jx *r, const struct jx_str *f, size_t at, size_t 
     }
     if (at < end && f->p[at] == '.') {
         at++;
-        s->precision = NUM_MAX(read_number(&part, &at), 0);
+        s->precision = read_precision(&part, &at);
     }
     s->type = at < end ? f->p[at++] : 0;
     if (at != end || (s->type && !strchr("sdfFeEgGxXob%", s->type))) {

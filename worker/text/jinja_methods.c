@@ -301,7 +301,7 @@ static struct jx_list *split_space(struct jx *r, struct jx_val v, int64_t max)
     size_t at = jx_strip_left(s->p, s->n);
     while (l && at < s->n && !r->rc) {
         if (max-- == 0) {
-            jx_list_push(r, l, jx_sub(r, v, at, jx_strip_right(s->p, s->n) - at));
+            jx_list_push(r, l, jx_sub(r, v, at, s->n - at));
             break;
         }
         size_t end = at;
@@ -324,12 +324,11 @@ static struct jx_list *rsplit_space(struct jx *r, struct jx_val v, int64_t max)
     if (!all || max < 0 || all->n <= (uint64_t)max + 1)
         return all;
     /* All but the last max words stay one piece, up to where the last of them ends. */
-    const struct jx_str *s = v.u.s, *first = all->v[0].u.s;
+    const struct jx_str *s = v.u.s;
     size_t keep = all->n - (size_t)max;
     const struct jx_str *last = all->v[keep - 1].u.s;
-    size_t from = max ? (size_t)(first->p - s->p) : 0;
     struct jx_list *l = jx_list_new(r, (size_t)max + 1);
-    jx_list_push(r, l, jx_sub(r, v, from, (size_t)(last->p + last->n - s->p) - from));
+    jx_list_push(r, l, jx_sub(r, v, 0, (size_t)(last->p + last->n - s->p)));
     for (size_t i = keep; l && i < all->n; i++)
         jx_list_push(r, l, all->v[i]);
     return l;

@@ -384,10 +384,14 @@ static struct jx_node *parse_generation(struct jx_parser *p)
 
 static struct jx_node *parse_print(struct jx_parser *p)
 {
-    struct jx_node *n = jx_p_node(p, N_PRINT);
-    n->a = jx_p_tuple(p, true, NULL);
+    struct jx_node *all = jx_p_node(p, N_SEQ);
+    do {
+        struct jx_node *n = jx_p_node(p, N_PRINT);
+        n->a = jx_p_expr(p, true);
+        jx_p_add(p, all, n);
+    } while (!p->rc && jx_p_skip_op(p, OP_COMMA));
     expect_end(p);
-    return n;
+    return all;
 }
 
 static struct jx_node *parse_jump(struct jx_parser *p, enum jx_kind kind)

@@ -180,7 +180,7 @@ static void repr_list(struct jx_sb *b, struct jx_val v, unsigned depth)
 
 bool jx_repr(struct jx_sb *b, struct jx_val v, unsigned depth)
 {
-    char num[40];
+    char num[64];
     if (depth > JX_MAX_VALUE) {
         jx_fail(b->r, "a value is nested too deep to print");
         return false;
@@ -228,6 +228,9 @@ bool jx_repr(struct jx_sb *b, struct jx_val v, unsigned depth)
         }
         jx_sb_puts(b, v.t == JX_NS ? "}>" : "}");
         break;
+    case JX_LOOP:
+        snprintf(num, sizeof num, "<LoopContext %zu/%zu>", v.u.lo->i + 1, v.u.lo->n);
+        return jx_sb_puts(b, num);
     default:
         jx_sb_puts(b, "<");
         jx_sb_puts(b, jx_type_name(v.t));

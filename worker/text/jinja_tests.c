@@ -2,6 +2,7 @@
 /* jinja_tests.c - what may follow `is`, and the tests that select and reject take. */
 #include "worker/text/jinja_int.h"
 
+#include <math.h>
 #include <string.h>
 
 #define TEST(name) static struct jx_val name(struct jx *r, struct jx_val v, const struct jx_args *a)
@@ -126,12 +127,10 @@ TEST(t_upper)
 
 static struct jx_val remainder_is(struct jx *r, struct jx_val v, int64_t by, int64_t want)
 {
-    if (v.t != JX_INT && v.t != JX_BOOL) {
-        if (v.t == JX_FLOAT && v.u.f == (double)(int64_t)v.u.f && v.u.f < 1e15 && v.u.f > -1e15)
-            v = jx_int((int64_t)v.u.f);
-        else
-            return jx_fail(r, "a number is expected, not '%s'", jx_type_name(v.t));
-    }
+    if (v.t == JX_FLOAT && by)
+        return jx_bool(fabs(fmod(v.u.f, (double)by)) == (double)want);
+    if (!jx_is_num(v))
+        return jx_fail(r, "a number is expected, not '%s'", jx_type_name(v.t));
     if (by == 0)
         return jx_fail(r, "division by zero");
     int64_t i = v.t == JX_INT ? v.u.i : v.u.b;
