@@ -15,6 +15,7 @@
 struct api {
     struct control *control;
     struct gateway *gateway;
+    unsigned keepalive_ms;           /* 0: 15 s without an event, then streams get a comment */
     struct oa_job *openai_jobs;      /* api_openai's: answers on their way */
     struct oa_ticker *openai_ticker; /* there while jobs are */
 };

@@ -17,7 +17,6 @@
 #include <string.h>
 
 #define KEEPALIVE_MS     15000
-#define TICK_MS          1000
 #define MAX_ANSWER_BYTES ((size_t)64 << 20)
 #define MAX_RUNNING      16 /* calls of one request at a time */
 
@@ -126,6 +125,11 @@ static void on_client_ready(struct http_req *r, void *ctx)
     pause_calls(j, false);
 }
 
+static unsigned keepalive_ms(const struct api *api)
+{
+    return api->keepalive_ms ? api->keepalive_ms : KEEPALIVE_MS;
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct oa_ticker *ticker = t->data;
@@ -133,7 +137,7 @@ static void on_tick(uv_timer_t *t)
     uint64_t now = clock_mono_ms();
     for (struct oa_job *j = api->openai_jobs, *next; j; j = next) {
         next = j->next;
-        if (j->stream && !j->full && now - j->last_sent_ms >= KEEPALIVE_MS) {
+        if (j->stream && !j->full && now - j->last_sent_ms >= keepalive_ms(api)) {
             buf_puts(&j->out, ": ping\n\n");
             stream_send(j);
         }
@@ -385,7 +389,8 @@ static void job_link(struct oa_job *j)
     t->api = api;
     uv_timer_init(http_loop(j->r), &t->timer);
     t->timer.data = t;
-    uv_timer_start(&t->timer, on_tick, TICK_MS, TICK_MS);
+    unsigned tick_ms = NUM_MIN(1000u, keepalive_ms(api));
+    uv_timer_start(&t->timer, on_tick, tick_ms, tick_ms);
     api->openai_ticker = t;
 }
 

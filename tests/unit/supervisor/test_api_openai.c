@@ -75,6 +75,7 @@ static int setup(void **state)
     assert_int_equal(http_server_open(&fx.http, &fx.loop, &cfg, &e), 0);
     fx.api.control = fake_control();
     fx.api.gateway = fx.gw;
+    fx.api.keepalive_ms = 200;
     api_openai_register(fx.http, &fx.api);
     fx.port = http_server_port(fx.http);
     assert_int_equal(pthread_create(&fx.thread, NULL, run, NULL), 0);
@@ -473,6 +474,10 @@ static size_t split_events(const char *body, const char *events[], size_t max)
         assert_non_null(end);
         *end = '\0';
         assert_null(strpbrk(p, "\r\n"));
+        if (strcmp(p, ": ping") == 0) {
+            p = end + 2; /* a busy machine */
+            continue;
+        }
         assert_true(n < max);
         assert_int_equal(strncmp(p, "data: ", 6), 0);
         events[n++] = p + 6;
@@ -667,6 +672,43 @@ static void test_completions(void **state)
                  NULL);
 }
 
+static void test_keepalive(void **state)
+{
+    (void)state;
+    /* A prefill without end: comments keep the connection alive, and when the shard goes the
+     * stream, whose status is out, ends with the error as an event. */
+    const char *body =
+        "{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":"
+        "\"SILENT\"}]}";
+    char head[300];
+    int fd = dial();
+    int n = snprintf(head, sizeof head, "POST " CHAT " HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s",
+                     strlen(body), body);
+    put(fd, head, (size_t)n);
+    size_t at = 0;
+    bool stopped = false;
+    for (;;) {
+        ssize_t r = recv(fd, answer + at, sizeof answer - 1 - at, 0);
+        if (r <= 0)
+            break;
+        at += (size_t)r;
+        answer[at] = '\0';
+        const char *ping = strstr(answer, "\r\n\r\n: ping\n\n: ping\n\n");
+        if (ping && !stopped) {
+            stopped = true;
+            pthread_mutex_lock(&fx.engine.lock);
+            rpc_stream_finish(fx.engine.parked, RPC_INTERNAL, "the device failed");
+            pthread_mutex_unlock(&fx.engine.lock);
+        }
+    }
+    close(fd);
+    assert_true(stopped);
+    assert_int_equal(strncmp(answer, "HTTP/1.1 200 ", 13), 0);
+    const char *end = strstr(answer, "data: {\"error\":{\"message\":\"the device failed\"");
+    assert_non_null(end);
+    assert_null(strstr(end, "[DONE]"));
+}
+
 static void wait_cancelled(unsigned n)
 {
     for (int i = 0; i < 5000 && atomic_load(&fx.engine.n_cancelled) < n; i++)
@@ -747,6 +789,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_chat_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_logprobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_completions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_keepalive, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
     };
