@@ -74,6 +74,8 @@ int engine_open(struct engine **out, const struct engine_config *cfg, struct err
     if (!en)
         return err_set(e, Q_ENOMEM, "out of memory for the engine");
     en->cfg = *cfg;
+    if (!en->cfg.n_logits)
+        en->cfg.n_logits = cfg->text.n_vocab;
     if (!en->cfg.max_waiting)
         en->cfg.max_waiting = NUM_MAX(4 * cfg->max_seqs, REQUEST_MAX_CHOICES);
     if (!en->cfg.pause_limit_ms)
@@ -409,7 +411,7 @@ static void tell_echo(struct engine *en, struct seq *q, const struct sched_item 
                       const float *logits)
 {
     struct request *r = q->req;
-    uint32_t n_vocab = en->cfg.text.n_vocab;
+    uint32_t n_vocab = en->cfg.n_logits;
     if (!q->echo_told) {
         struct token_logprobs first = {.token = q->tokens[0], .logprob = (double)NAN};
         request_emit(r, &(struct engine_event){.kind = ENGINE_DELTA,
@@ -458,7 +460,7 @@ static void next_token(struct engine *en, struct seq *q, const float *logits, ui
     uint32_t token = sampler_pick(en->sampler, &r->sampling, &in);
     struct token_logprobs lp;
     if (r->logprobs)
-        sampler_logprobs(logits, en->cfg.text.n_vocab, token, r->top_logprobs, &lp);
+        sampler_logprobs(logits, en->cfg.n_logits, token, r->top_logprobs, &lp);
     int rc = seq_accept(q, token, r->logprobs ? &lp : NULL, now);
     if (rc < 0)
         close_request(en, r, rc, "out of memory for the answer's text");
@@ -475,12 +477,12 @@ static void take_results(struct engine *en, struct sched_step *st, const float *
         struct seq *q = it->seq;
         if (!q)
             continue;
-        const float *mine = logits + (size_t)it->first_out * en->cfg.text.n_vocab;
+        const float *mine = logits + (size_t)it->first_out * en->cfg.n_logits;
         /* Other items of this request may be dropped by what happens now. */
         if (q->req->echo && it->n_out && q->n_gen == 0)
             tell_echo(en, q, it, mine);
         if (it->last)
-            next_token(en, q, mine + (size_t)(it->n_out - 1) * en->cfg.text.n_vocab, now);
+            next_token(en, q, mine + (size_t)(it->n_out - 1) * en->cfg.n_logits, now);
     }
 }
 

@@ -26,7 +26,8 @@ struct engine;
 struct engine_config {
     struct pipeline *pipeline; /* borrowed; only the engine thread uses it from now on */
     struct request_text text;
-    uint32_t n_ctx; /* longest sequence; at most 16 n_pages */
+    uint32_t n_logits; /* a row of logits, at least text.n_vocab; 0: as many as that */
+    uint32_t n_ctx;    /* longest sequence; at most 16 n_pages */
     uint32_t n_pages;
     uint32_t max_rows;       /* token budget of a step */
     uint32_t max_seqs;       /* sequences running at once */

@@ -186,8 +186,8 @@ static void on_session_message(struct rpc_stream *st, const void *data, size_t n
     else
         rpc_msg_free(&d->base);
     if (!m || mbox_push(&s->mbox, &m->link) != 0) {
-            mail_free(m);
-            rpc_stream_finish(st, RPC_EXHAUSTED, "too many messages wait");
+        mail_free(m);
+        rpc_stream_finish(st, RPC_EXHAUSTED, "too many messages wait");
     }
 }
 

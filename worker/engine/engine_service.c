@@ -1,0 +1,635 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/engine/engine_service.h"
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "proto/engine.pb-c.h"
+#include "worker/engine/text_pool.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEXT_THREADS   2
+#define TEXT_JOBS      256
+#define MAX_PROMPT     ((size_t)64 << 20) /* bytes of text before tokenising */
+#define MAX_UNPACKED   ((size_t)512 << 20)
+#define MAX_JSON_DEPTH 64
+
+struct engine_service {
+    struct engine_service_config cfg;
+    struct text_pool *pool;
+    const char *bos, *eos; /* texts, "" if none */
+};
+
+/* An event that did not fit into the stream's queue. */
+struct kept {
+    struct kept *next;
+    size_t n;
+    void *data;
+};
+
+/* One call of Generate. Counted: the stream (until on_close), the text job, the request (until
+ * its CLOSED event). */
+struct gen {
+    struct text_job job;
+    struct engine_service *svc;
+    struct rpc_stream *stream;
+    Quire__GenerateRequest *req;
+    struct buf text; /* engine thread: token texts of one event */
+
+    pthread_mutex_t lock; /* the rest */
+    unsigned refs;
+    struct request *request; /* NULL before submit */
+    bool asked, over;        /* a request came; the call has ended */
+    struct kept *kept, **kept_tail;
+    bool finish; /* with these, after what is kept */
+    enum rpc_status status;
+    char msg[512];
+};
+
+/* A call of Tokenize. */
+struct tokenize {
+    struct text_job job;
+    struct engine_service *svc;
+    struct rpc_stream *stream;
+    Quire__TokenizeRequest *req;
+};
+
+static void on_generate(struct rpc_stream *st, void *ctx);
+static void on_tokenize(struct rpc_stream *st, void *ctx);
+static void on_status(struct rpc_stream *st, void *ctx);
+
+int engine_service_open(struct engine_service **out, const struct engine_service_config *cfg,
+                        struct err *e)
+{
+    *out = NULL;
+    struct engine_service *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(e, Q_ENOMEM, "out of memory for the engine service");
+    s->cfg = *cfg;
+    uint32_t bos = tokenizer_bos(cfg->tok), eos = tokenizer_eos(cfg->tok);
+    s->bos = bos != TOKEN_NONE ? tokenizer_text(cfg->tok, bos) : "";
+    s->eos = eos != TOKEN_NONE ? tokenizer_text(cfg->tok, eos) : "";
+    int rc = text_pool_open(&s->pool, TEXT_THREADS, TEXT_JOBS, e);
+    if (rc != 0) {
+        free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void engine_service_methods(struct engine_service *s, struct rpc_method *m)
+{
+    m[0] = (struct rpc_method){"/quire.Engine/Generate", on_generate, s};
+    m[1] = (struct rpc_method){"/quire.Engine/Tokenize", on_tokenize, s};
+    m[2] = (struct rpc_method){"/quire.Engine/Status", on_status, s};
+}
+
+void engine_service_close(struct engine_service *s)
+{
+    if (!s)
+        return;
+    text_pool_close(s->pool);
+    free(s);
+}
+
+/* ---- life of a call ----------------------------------------------------------------------- */
+
+static void drop_kept_locked(struct gen *g)
+{
+    while (g->kept) {
+        struct kept *k = g->kept;
+        g->kept = k->next;
+        free(k->data);
+        free(k);
+    }
+    g->kept_tail = &g->kept;
+}
+
+static void gen_unref(struct gen *g)
+{
+    pthread_mutex_lock(&g->lock);
+    bool last = --g->refs == 0;
+    pthread_mutex_unlock(&g->lock);
+    if (!last)
+        return;
+    drop_kept_locked(g);
+    request_unref(g->request);
+    rpc_msg_free(g->req ? &g->req->base : NULL);
+    rpc_stream_unref(g->stream);
+    buf_fini(&g->text);
+    pthread_mutex_destroy(&g->lock);
+    free(g);
+}
+
+/* End the call after what is kept. */
+static void finish_locked(struct gen *g, enum rpc_status status, const char *msg)
+{
+    if (g->finish)
+        return;
+    g->finish = true;
+    g->status = status;
+    snprintf(g->msg, sizeof(g->msg), "%s", msg);
+    if (!g->kept)
+        rpc_stream_finish(g->stream, status, g->msg);
+}
+
+static void finish(struct gen *g, enum rpc_status status, const char *msg)
+{
+    pthread_mutex_lock(&g->lock);
+    finish_locked(g, status, msg);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void keep_locked(struct gen *g, const Quire__GenerateEvent *ev)
+{
+    struct kept *k = calloc(1, sizeof(*k));
+    if (!k || rpc_pack(&ev->base, &k->data, &k->n) != 0) {
+        free(k);
+        finish_locked(g, RPC_EXHAUSTED, "out of memory for an event");
+        rpc_stream_cancel(g->stream);
+        return;
+    }
+    *g->kept_tail = k;
+    g->kept_tail = &k->next;
+}
+
+static void send_event(struct gen *g, const Quire__GenerateEvent *ev)
+{
+    pthread_mutex_lock(&g->lock);
+    if (!g->over && !g->finish) {
+        int rc = g->kept ? Q_EFULL : rpc_stream_send_msg(g->stream, &ev->base);
+        if (rc == Q_EFULL) {
+            keep_locked(g, ev);
+            engine_pause(g->request);
+        } else if (rc != 0 && rc != Q_ECANCELLED) {
+            finish_locked(g, RPC_INTERNAL, "an event cannot be sent");
+            engine_cancel(g->svc->cfg.engine, g->request);
+        }
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void on_writable(struct rpc_stream *st, void *ctx)
+{
+    struct gen *g = ctx;
+    pthread_mutex_lock(&g->lock);
+    bool was = g->kept != NULL;
+    while (g->kept) {
+        struct kept *k = g->kept;
+        if (rpc_stream_send(st, k->data, k->n) == Q_EFULL)
+            break;
+        g->kept = k->next;
+        free(k->data);
+        free(k);
+    }
+    if (was && !g->kept) {
+        g->kept_tail = &g->kept;
+        if (g->finish)
+            rpc_stream_finish(g->stream, g->status, g->msg);
+        else if (g->request)
+            engine_resume(g->svc->cfg.engine, g->request);
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void on_close(struct rpc_stream *st, enum rpc_status status, const char *msg, void *ctx)
+{
+    (void)st;
+    (void)msg;
+    struct gen *g = ctx;
+    pthread_mutex_lock(&g->lock);
+    g->over = true;
+    drop_kept_locked(g);
+    if (status != RPC_OK && g->request)
+        engine_cancel(g->svc->cfg.engine, g->request);
+    pthread_mutex_unlock(&g->lock);
+    gen_unref(g);
+}
+
+/* ---- events ------------------------------------------------------------------------------- */
+
+/* Text of a token for people: its bytes, control tokens by name among the alternatives. */
+static void put_piece(struct gen *g, uint32_t token, bool special)
+{
+    (void)tokenizer_piece(g->svc->cfg.tok, token, special, &g->text);
+}
+
+static void send_delta(struct gen *g, const struct engine_event *ev)
+{
+    Quire__GenerateEvent out = QUIRE__GENERATE_EVENT__INIT;
+    Quire__Delta d = QUIRE__DELTA__INIT;
+    out.kind_case = QUIRE__GENERATE_EVENT__KIND_DELTA;
+    out.delta = &d;
+    d.choice = ev->choice;
+    d.text = (char *)(uintptr_t)ev->text;
+    d.n_tokens = ev->n_tokens;
+    d.tokens = (uint32_t *)(uintptr_t)ev->tokens;
+    if (ev->n_logprobs == 0) {
+        send_event(g, &out);
+        return;
+    }
+    size_t n = ev->n_logprobs, n_top = 0, at = 0, t = 0;
+    for (size_t i = 0; i < n; i++)
+        n_top += ev->logprobs[i].n_top;
+    Quire__TokenLogprob *lp = calloc(n, sizeof(*lp));
+    Quire__TokenLogprob **lps = calloc(n, sizeof(*lps));
+    Quire__TopLogprob *top = calloc(n_top + 1, sizeof(*top));
+    Quire__TopLogprob **tops = calloc(n_top + 1, sizeof(*tops));
+    size_t *end = calloc(n + n_top, sizeof(*end));
+    if (!lp || !lps || !top || !tops || !end) {
+        finish(g, RPC_EXHAUSTED, "out of memory for log probabilities");
+        engine_cancel(g->svc->cfg.engine, g->request);
+        goto out;
+    }
+    buf_clear(&g->text);
+    for (size_t i = 0; i < n; i++) {
+        const struct token_logprobs *s = &ev->logprobs[i];
+        put_piece(g, s->token, false);
+        end[at++] = g->text.len;
+        for (uint32_t k = 0; k < s->n_top; k++) {
+            put_piece(g, s->top[k].token, true);
+            end[at++] = g->text.len;
+        }
+    }
+    /* The buffer stands still now: point into it. */
+    at = 0;
+    size_t begin = 0;
+    uint8_t *bytes = (uint8_t *)(g->text.data ? g->text.data : (char *)(uintptr_t) "");
+    for (size_t i = 0; i < n; i++) {
+        const struct token_logprobs *s = &ev->logprobs[i];
+        quire__token_logprob__init(&lp[i]);
+        lp[i].token = s->token;
+        lp[i].logprob = s->logprob;
+        lp[i].text = (ProtobufCBinaryData){end[at] - begin, bytes + begin};
+        begin = end[at++];
+        lp[i].n_top = s->n_top;
+        lp[i].top = tops + t;
+        lps[i] = &lp[i];
+        for (uint32_t k = 0; k < s->n_top; k++, t++) {
+            quire__top_logprob__init(&top[t]);
+            top[t].token = s->top[k].token;
+            top[t].logprob = s->top[k].logprob;
+            top[t].text = (ProtobufCBinaryData){end[at] - begin, bytes + begin};
+            begin = end[at++];
+            tops[t] = &top[t];
+        }
+    }
+    d.n_logprobs = n;
+    d.logprobs = lps;
+    send_event(g, &out);
+out:
+    free(lp);
+    free(lps);
+    free(top);
+    free(tops);
+    free(end);
+}
+
+static void on_event(void *ctx, const struct engine_event *ev)
+{
+    struct gen *g = ctx;
+    Quire__GenerateEvent out = QUIRE__GENERATE_EVENT__INIT;
+    switch (ev->kind) {
+    case ENGINE_STARTED: {
+        Quire__Started s = QUIRE__STARTED__INIT;
+        s.n_prompt_tokens = ev->n_prompt;
+        s.n_prompt_ids = ev->n_tokens;
+        s.prompt_ids = (uint32_t *)(uintptr_t)ev->tokens;
+        out.kind_case = QUIRE__GENERATE_EVENT__KIND_STARTED;
+        out.started = &s;
+        send_event(g, &out);
+        break;
+    }
+    case ENGINE_DELTA:
+        send_delta(g, ev);
+        break;
+    case ENGINE_FINISHED: {
+        Quire__Finished f = QUIRE__FINISHED__INIT;
+        f.choice = ev->choice;
+        f.reason = ev->finish == FINISH_STOP ? QUIRE__FINISH_REASON__FINISH_STOP
+                                             : QUIRE__FINISH_REASON__FINISH_LENGTH;
+        f.n_prompt_tokens = ev->n_prompt;
+        f.n_completion_tokens = ev->n_completion;
+        f.stop_text = (char *)(uintptr_t)(ev->stop_text ? ev->stop_text : "");
+        f.prefill_ms = ev->prefill_ms;
+        f.decode_ms = ev->decode_ms;
+        out.kind_case = QUIRE__GENERATE_EVENT__KIND_FINISHED;
+        out.finished = &f;
+        send_event(g, &out);
+        break;
+    }
+    case ENGINE_CLOSED:
+        finish(g, ev->code == 0 ? RPC_OK : rpc_status_of(ev->code), ev->msg);
+        gen_unref(g);
+        break;
+    }
+}
+
+/* ---- from a message to a request ---------------------------------------------------------- */
+
+static int parse_field(struct jv **out, const char *field, const char *json, enum jv_kind kind,
+                       struct err *e)
+{
+    *out = NULL;
+    if (!json || !*json)
+        return 0;
+    int rc = jv_parse(out, json, strlen(json), MAX_JSON_DEPTH, e);
+    if (rc != 0)
+        return err_prefix(e, rc, "%s", field);
+    if (!jv_is(*out, kind))
+        return err_set(e, Q_EINVAL, "%s: must be an %s", field,
+                       kind == JV_ARRAY ? "array" : "object");
+    return 0;
+}
+
+static int render(struct engine_service *s, const Quire__GenerateRequest *q, struct buf *out,
+                  struct err *e)
+{
+    if (!s->cfg.chat)
+        return err_set(e, Q_EINVAL,
+                       "messages: this model has no chat template; give it a prompt instead");
+    struct jv *messages = NULL, *tools = NULL, *extra = NULL;
+    int rc;
+    if ((rc = parse_field(&messages, "messages", q->messages_json, JV_ARRAY, e)) != 0 ||
+        (rc = parse_field(&tools, "tools", q->tools_json, JV_ARRAY, e)) != 0 ||
+        (rc = parse_field(&extra, "chat_template_kwargs", q->template_extra_json, JV_OBJECT, e)))
+        goto out;
+    if (jv_len(messages) == 0) {
+        rc = err_set(e, Q_EINVAL, "messages: must not be empty");
+        goto out;
+    }
+    struct chat_input in = {.messages = messages,
+                            .tools = tools,
+                            .extra = extra,
+                            .add_generation_prompt = q->add_generation_prompt,
+                            .bos_token = s->bos,
+                            .eos_token = s->eos};
+    bool raised = false;
+    rc = chat_render(s->cfg.chat, &in, out, &raised, e);
+    if (rc != 0 && rc != Q_ENOMEM)
+        rc = err_prefix(e, Q_EINVAL, "messages: %s",
+                        raised ? "the model's template refused them"
+                               : "the model's template failed");
+out:
+    jv_free(messages);
+    jv_free(tools);
+    jv_free(extra);
+    return rc;
+}
+
+/* The prompt's tokens into ids, its text (for echo) into text. */
+static int make_prompt(struct engine_service *s, const Quire__GenerateRequest *q, struct buf *text,
+                       struct token_list *ids, struct err *e)
+{
+    bool chat = q->messages_json && *q->messages_json;
+    if ((chat ? 1 : 0) + (q->has_prompt ? 1 : 0) + (q->n_prompt_tokens ? 1 : 0) != 1)
+        return err_set(e, Q_EINVAL, "prompt: give exactly one of messages, a text and tokens");
+    int rc;
+    if (q->n_prompt_tokens) {
+        ids->ids = malloc(q->n_prompt_tokens * sizeof(*ids->ids));
+        if (!ids->ids)
+            return err_set(e, Q_ENOMEM, "out of memory for the prompt");
+        memcpy(ids->ids, q->prompt_tokens, q->n_prompt_tokens * sizeof(*ids->ids));
+        ids->n = ids->cap = q->n_prompt_tokens;
+        if (!q->echo)
+            return 0;
+        for (size_t i = 0; i < ids->n; i++)
+            if (ids->ids[i] >= tokenizer_n_vocab(s->cfg.tok))
+                return err_set(e, Q_EINVAL, "prompt: token %u is outside the vocabulary of %u",
+                               ids->ids[i], tokenizer_n_vocab(s->cfg.tok));
+        return tokenizer_decode(s->cfg.tok, ids->ids, ids->n, false, text, e);
+    }
+    if (chat) {
+        if ((rc = render(s, q, text, e)) != 0)
+            return rc;
+    } else if (buf_puts(text, q->prompt) != 0) {
+        return err_set(e, Q_EINVAL, "prompt: longer than %zu bytes", MAX_PROMPT);
+    }
+    /* A template writes its own BOS; a bare text gets the model's. */
+    rc = tokenizer_encode(s->cfg.tok, buf_cstr(text), text->len, !chat, true, ids, e);
+    if (rc != 0)
+        return rc;
+    if (ids->n == 0 && tokenizer_bos(s->cfg.tok) != TOKEN_NONE) {
+        ids->ids = malloc(sizeof(*ids->ids));
+        if (!ids->ids)
+            return err_set(e, Q_ENOMEM, "out of memory for the prompt");
+        ids->ids[0] = tokenizer_bos(s->cfg.tok);
+        ids->n = ids->cap = 1;
+    }
+    return 0;
+}
+
+static int take_sampling(const Quire__GenerateRequest *q, struct sampler_params *p,
+                         struct sampler_bias **bias, struct err *e)
+{
+    *p = (struct sampler_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    const Quire__Sampling *s = q->sampling;
+    if (!s)
+        return 0;
+    p->temperature = s->temperature;
+    p->top_k = s->top_k;
+    p->top_p = s->top_p;
+    p->min_p = s->min_p;
+    /* Zero would divide; a field left out means off. */
+    p->repetition_penalty =
+        s->repetition_penalty < 0 || s->repetition_penalty > 0 ? s->repetition_penalty : 1;
+    p->presence_penalty = s->presence_penalty;
+    p->frequency_penalty = s->frequency_penalty;
+    p->seed = s->seed;
+    if (s->n_logit_bias > SAMPLER_MAX_BIAS)
+        return err_set(e, Q_EINVAL, "logit_bias: %zu entries given, at most %d are allowed",
+                       s->n_logit_bias, SAMPLER_MAX_BIAS);
+    *bias = calloc(s->n_logit_bias + 1, sizeof(**bias));
+    if (!*bias)
+        return err_set(e, Q_ENOMEM, "out of memory for logit_bias");
+    for (size_t i = 0; i < s->n_logit_bias; i++)
+        (*bias)[i] = (struct sampler_bias){s->logit_bias[i]->token, (float)s->logit_bias[i]->bias};
+    p->bias = *bias;
+    p->n_bias = s->n_logit_bias;
+    return 0;
+}
+
+static void run_generate(struct text_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    struct engine_service *s = g->svc;
+    const Quire__GenerateRequest *q = g->req;
+    struct err e = {0};
+    struct buf text;
+    struct token_list ids = {0};
+    struct sampler_bias *bias = NULL;
+    struct request_config cfg = {
+        .accepted = q->accepted_tokens,
+        .n_accepted = q->n_accepted_tokens,
+        .stops = (const char *const *)q->stop,
+        .n_stops = q->n_stop,
+        .stop_ids = q->stop_token_ids,
+        .n_stop_ids = q->n_stop_token_ids,
+        .max_tokens = q->max_tokens,
+        .min_tokens = q->min_tokens,
+        .n_choices = q->n_choices,
+        .choice_base = q->choice_base,
+        .ignore_eos = q->ignore_eos,
+        .logprobs = q->logprobs,
+        .echo = q->echo,
+        .top_logprobs = q->top_logprobs,
+        .on_event = on_event,
+        .ctx = g,
+    };
+    buf_init(&text, MAX_PROMPT);
+    int rc = take_sampling(q, &cfg.sampling, &bias, &e);
+    if (rc == 0)
+        rc = make_prompt(s, q, &text, &ids, &e);
+    if (rc == 0) {
+        cfg.prompt = ids.ids;
+        cfg.n_prompt = ids.n;
+        cfg.prompt_text = buf_cstr(&text);
+        /* Events wait for the lock, so they find the request. */
+        pthread_mutex_lock(&g->lock);
+        g->refs++;
+        rc = g->over ? Q_ECANCELLED : engine_submit(s->cfg.engine, &cfg, &g->request, &e);
+        if (rc != 0)
+            g->refs--;
+        pthread_mutex_unlock(&g->lock);
+    }
+    if (rc != 0)
+        finish(g, rpc_status_of(rc), e.msg);
+    buf_fini(&text);
+    free(ids.ids);
+    free(bias);
+    gen_unref(g);
+}
+
+static void on_generate_message(struct rpc_stream *st, const void *data, size_t n, void *ctx)
+{
+    (void)st;
+    struct gen *g = ctx;
+    if (g->asked) {
+        finish(g, RPC_INVALID, "one request per call");
+        return;
+    }
+    g->asked = true;
+    g->req = (Quire__GenerateRequest *)(void *)rpc_unpack(&quire__generate_request__descriptor,
+                                                          data, n, MAX_UNPACKED);
+    if (!g->req) {
+        finish(g, RPC_INVALID, "the request cannot be read");
+        return;
+    }
+    pthread_mutex_lock(&g->lock);
+    g->refs++;
+    pthread_mutex_unlock(&g->lock);
+    g->job.run = run_generate;
+    if (text_pool_push(g->svc->pool, &g->job) != 0) {
+        finish(g, RPC_EXHAUSTED, "the queue is full, try again");
+        gen_unref(g);
+    }
+}
+
+static void on_generate_end(struct rpc_stream *st, void *ctx)
+{
+    (void)st;
+    struct gen *g = ctx;
+    if (!g->asked)
+        finish(g, RPC_INVALID, "the call had no request");
+}
+
+static void on_generate(struct rpc_stream *st, void *ctx)
+{
+    static const struct rpc_handler h = {.on_message = on_generate_message,
+                                         .on_end = on_generate_end,
+                                         .on_writable = on_writable,
+                                         .on_close = on_close};
+    struct gen *g = calloc(1, sizeof(*g));
+    if (!g) {
+        rpc_stream_finish(st, RPC_EXHAUSTED, "out of memory");
+        return;
+    }
+    g->svc = ctx;
+    g->stream = rpc_stream_ref(st);
+    g->refs = 1;
+    g->kept_tail = &g->kept;
+    buf_init(&g->text, (size_t)16 << 20);
+    pthread_mutex_init(&g->lock, NULL);
+    rpc_stream_set_handler(st, &h, g);
+}
+
+/* ---- Tokenize and Status ------------------------------------------------------------------ */
+
+static void run_tokenize(struct text_job *j)
+{
+    struct tokenize *t = (struct tokenize *)(void *)j;
+    struct token_list ids = {0};
+    struct err e = {0};
+    const Quire__TokenizeRequest *q = t->req;
+    int rc = tokenizer_encode(t->svc->cfg.tok, q->text, strlen(q->text), q->add_special,
+                              q->parse_special, &ids, &e);
+    if (rc == 0) {
+        Quire__TokenizeReply r = QUIRE__TOKENIZE_REPLY__INIT;
+        r.n_tokens = ids.n;
+        r.tokens = ids.ids;
+        rc = rpc_stream_send_msg(t->stream, &r.base);
+        if (rc != 0)
+            err_set(&e, rc, "the reply cannot be sent");
+    }
+    rpc_stream_finish(t->stream, rc == 0 ? RPC_OK : rpc_status_of(rc), e.msg);
+    free(ids.ids);
+    rpc_msg_free(&t->req->base);
+    rpc_stream_unref(t->stream);
+    free(t);
+}
+
+static void on_tokenize_message(struct rpc_stream *st, const void *data, size_t n, void *ctx)
+{
+    struct engine_service *s = ctx;
+    struct tokenize *t = calloc(1, sizeof(*t));
+    Quire__TokenizeRequest *q = (Quire__TokenizeRequest *)(void *)rpc_unpack(
+        &quire__tokenize_request__descriptor, data, n, MAX_UNPACKED);
+    if (!t || !q) {
+        free(t);
+        rpc_msg_free(q ? &q->base : NULL);
+        rpc_stream_finish(st, RPC_INVALID, "the request cannot be read");
+        return;
+    }
+    *t = (struct tokenize){
+        .job.run = run_tokenize, .svc = s, .stream = rpc_stream_ref(st), .req = q};
+    if (text_pool_push(s->pool, &t->job) != 0) {
+        rpc_stream_finish(st, RPC_EXHAUSTED, "the queue is full, try again");
+        rpc_msg_free(&q->base);
+        rpc_stream_unref(t->stream);
+        free(t);
+    }
+}
+
+static void on_tokenize(struct rpc_stream *st, void *ctx)
+{
+    static const struct rpc_handler h = {.on_message = on_tokenize_message};
+    rpc_stream_set_handler(st, &h, ctx);
+}
+
+static void on_status_message(struct rpc_stream *st, const void *data, size_t n, void *ctx)
+{
+    (void)data;
+    (void)n;
+    struct engine_service *s = ctx;
+    struct engine_stats v;
+    engine_stats(s->cfg.engine, &v);
+    Quire__StatusReply r = QUIRE__STATUS_REPLY__INIT;
+    r.n_running = v.n_running;
+    r.n_waiting = v.n_waiting;
+    r.n_ctx = v.n_ctx;
+    r.pages_total = v.pages_total;
+    r.pages_free = v.pages_free;
+    int rc = rpc_stream_send_msg(st, &r.base);
+    rpc_stream_finish(st, rc == 0 ? RPC_OK : rpc_status_of(rc), "");
+}
+
+static void on_status(struct rpc_stream *st, void *ctx)
+{
+    static const struct rpc_handler h = {.on_message = on_status_message};
+    rpc_stream_set_handler(st, &h, ctx);
+}
