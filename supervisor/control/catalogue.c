@@ -348,10 +348,13 @@ static void add_nearest(const struct catalogue *c, const struct catalogue_wish *
     const char *best[3] = {NULL, NULL, NULL};
     unsigned dist[3] = {UINT32_MAX, UINT32_MAX, UINT32_MAX};
     size_t len = strlen(w->name);
-    unsigned limit = 2 + (unsigned)NUM_MIN(len, (size_t)60) / 3;
+    unsigned limit = 1 + (unsigned)NUM_MIN(len, (size_t)60) / 3;
     for (size_t i = 0; i < jv_len(list); i++) {
         const char *name = name_of(jv_at(list, i));
         unsigned d = opts_distance(w->name, name);
+        const struct jv *aliases = jv_get(jv_at(list, i), "aliases");
+        for (size_t a = 0; a < jv_len(aliases); a++)
+            d = NUM_MIN(d, opts_distance(w->name, jv_str(jv_at(aliases, a), "")));
         /* "qwen2.5" means one of the qwen2.5-... */
         if (len >= 3 && strncasecmp(w->name, name, len) == 0)
             d = NUM_MIN(d, 2u);

@@ -322,9 +322,9 @@ static void describe_from_file(struct control *c, struct cs_model *m)
         t->size = strdup(size);
     }
     if (!t->ability && (t->ability = jv_new_array()) != NULL) {
-        if (m->shape->has_chat_template)
-            jv_push(t->ability, jv_new_str("chat"));
-        jv_push(t->ability, jv_new_str("generate"));
+        /* One of the two, as in Xinference: Dify takes whatever says "generate" for a model
+         * that only continues text. */
+        jv_push(t->ability, jv_new_str(m->shape->has_chat_template ? "chat" : "generate"));
     }
     save(c, m);
 }
