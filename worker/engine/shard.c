@@ -298,6 +298,9 @@ int shard_open(struct shard **out, const struct shard_config *cfg, struct err *e
         shard_close(s, 0);
         return rc;
     }
+    log_info("shard", "%s: shard %u of %u, layers %u to %u, context %u, %u KV pages", s->replica_id,
+             s->cfg.index + 1, s->cfg.n_shards, s->cfg.layer_from, s->cfg.layer_to, s->cfg.n_ctx,
+             s->cfg.n_pages);
     *out = s;
     return 0;
 }

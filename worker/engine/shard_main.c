@@ -3,6 +3,7 @@
  * work thread loads, links and closes, one order after the other. */
 #include "worker/engine/shard_main.h"
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mbox.h"
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #define MAX_LINE        ((size_t)1 << 20)
+#define PROGRESS_MS     100
 #define STREAM_GRACE_MS 800
 #define STOP_LIMIT_MS   2500 /* then the process ends as it is */
 
@@ -40,6 +42,7 @@ struct shard_proc {
     struct shard *shard; /* set once loaded */
     atomic_bool stopping;
     int last_percent;
+    uint64_t last_progress_ms;
 };
 
 /* One line on stdout with one write, so that lines of two threads do not mix. */
@@ -90,9 +93,11 @@ static void on_progress(double done, void *ctx)
 {
     struct shard_proc *p = ctx;
     int percent = (int)(done * 100);
-    if (percent <= p->last_percent)
+    uint64_t now = clock_mono_ms();
+    if (percent <= p->last_percent || now - p->last_progress_ms < PROGRESS_MS)
         return;
     p->last_percent = percent;
+    p->last_progress_ms = now;
     struct buf b;
     begin_event(&b, "progress");
     jw_knum(&b, "value", percent / 100.0);
@@ -201,8 +206,6 @@ static void *work(void *arg)
     p->shard = s;
     pthread_mutex_unlock(&p->lock);
     log_init("shard", shard_address(s));
-    log_info("shard", "%s loaded: shard %u of %u, layers %u to %u", p->cfg.model_uid,
-             p->cfg.index + 1, p->cfg.n_shards, p->cfg.layer_from, p->cfg.layer_to);
     struct buf b;
     begin_event(&b, "loaded");
     jw_kstr(&b, "address", shard_address(s));

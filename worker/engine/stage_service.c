@@ -62,8 +62,9 @@ struct stage_service {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     bool stopped;
-    uint64_t n_writable; /* on_writable and on_close of our outgoing streams */
-    unsigned n_next;     /* next_streams whose on_close has not run */
+    uint64_t n_writable;          /* on_writable and on_close of our outgoing streams */
+    struct rpc_stream *hidden_in; /* the newest stream of rows, to end it when we stop */
+    unsigned n_next;              /* next_streams whose on_close has not run */
 
     /* Compute thread. */
     struct rpc_stream *head; /* the Session stream; NULL: no session */
@@ -147,6 +148,7 @@ void stage_service_close(struct stage_service *s)
         mail_free((struct mail *)(void *)m);
     }
     mbox_fini(&s->mbox);
+    rpc_stream_unref(s->hidden_in);
     pthread_cond_destroy(&s->cond);
     pthread_mutex_destroy(&s->lock);
     free(s->seqs);
@@ -250,7 +252,13 @@ static void on_hidden_message(struct rpc_stream *st, const void *data, size_t n,
 static void on_hidden_open(struct rpc_stream *st, void *ctx)
 {
     static const struct rpc_handler h = {.on_message = on_hidden_message};
+    struct stage_service *s = ctx;
     rpc_stream_set_handler(st, &h, ctx);
+    pthread_mutex_lock(&s->lock);
+    struct rpc_stream *before = s->hidden_in;
+    s->hidden_in = rpc_stream_ref(st);
+    pthread_mutex_unlock(&s->lock);
+    rpc_stream_unref(before);
 }
 
 void stage_service_methods(struct stage_service *s, struct rpc_method *methods)
@@ -569,6 +577,8 @@ static void *compute_main(void *arg)
     end_session(s, RPC_UNAVAILABLE, "the shard is shutting down");
     /* The callbacks of our streams use our memory. */
     pthread_mutex_lock(&s->lock);
+    if (s->hidden_in)
+        rpc_stream_finish(s->hidden_in, RPC_UNAVAILABLE, "the shard is shutting down");
     while (s->n_next > 0)
         pthread_cond_wait(&s->cond, &s->lock);
     pthread_mutex_unlock(&s->lock);
