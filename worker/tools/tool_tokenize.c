@@ -65,7 +65,7 @@ static int finish(struct cmd *c, const char *name, int rc, const struct err *e)
     if (rc == 0 && fflush(stdout) == 0)
         return 0;
     fprintf(stderr, "%s: %s\n", name, rc ? e->msg : "cannot write the output");
-    return 1;
+    return rc == Q_EINVAL ? 2 : 1; /* the model is open: what is invalid came from the user */
 }
 
 static int read_stdin(struct buf *b, struct err *e)
@@ -164,7 +164,7 @@ int tool_tokenize(int argc, char **argv)
          4096},
     };
     const struct opts_cmd spec = {
-        argv[0],
+        "quire tokenize",
         "[TEXT...]",
         "Show the tokens that a model sees for a text.",
         "  quire tokenize --model story \"Once upon a time\"\n"
@@ -230,9 +230,9 @@ static int parse_ids(const char *s, struct token_list *ids, struct err *e)
         char *end;
         errno = 0;
         unsigned long v = strtoul(s, &end, 10);
-        if (end == s || *s == '-' || *s == '+' || errno || v >= TOKEN_NONE) {
+        bool ends = *end == '\0' || strchr(" \t\r\n,]", *end);
+        if (end == s || !ends || *s == '-' || *s == '+' || errno || v >= TOKEN_NONE)
             return err_set(e, Q_EINVAL, "\"%.20s\" is no token id", s);
-        }
         if (ids->n == ids->cap) {
             size_t cap = ids->cap ? ids->cap * 2 : 64;
             uint32_t *p = realloc(ids->ids, cap * sizeof(*p));
@@ -285,7 +285,7 @@ int tool_detokenize(int argc, char **argv)
          4096},
     };
     const struct opts_cmd spec = {
-        argv[0],
+        "quire detokenize",
         "[ID...]",
         "Show the text of token ids.",
         "  quire detokenize --model story 376 377 259 360\n"

@@ -5,6 +5,7 @@
 #include "base/num.h"
 #include "worker/text/tokenizer.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -523,21 +524,170 @@ static void test_long_runs(void **state)
     for (size_t f = 0; f < NUM_COUNT(files); f++) {
         struct tokenizer *t = open_data(files[f]);
         for (int kind = 0; kind < 6; kind++) {
-            for (size_t i = 0; i < MANY; i++) {
+            size_t n = kind == 0 && f < 2 ? MANY : MANY / 10;
+            for (size_t i = 0; i < n; i++) {
                 s[i] = kind == 0   ? 'a'
                        : kind == 1 ? ' '
                        : kind == 2 ? "ab"[i % 2]
-                       : kind == 3 ? (i < MANY / 2 ? '1' : ' ')
-                       : kind == 4 ? (i < MANY / 2 ? ' ' : 'x')
+                       : kind == 3 ? (i < n / 2 ? '1' : ' ')
+                       : kind == 4 ? (i < n / 2 ? ' ' : 'x')
                                    : (char)0x80;
             }
-            struct token_list l = encode(t, s, MANY, true, true);
+            struct token_list l = encode(t, s, n, true, true);
             assert_true(l.n > 1000);
             free(l.ids);
         }
         tokenizer_close(t);
     }
     free(s);
+}
+
+/* ---- many threads, one tokeniser ---- */
+
+struct reader {
+    pthread_t thread;
+    const struct tokenizer *t;
+    const struct buf *text;
+    struct token_list ids;
+};
+
+static void *read_text(void *arg)
+{
+    struct reader *r = arg;
+    for (int i = 0; i < 3; i++) {
+        r->ids.n = 0;
+        if (tokenizer_encode(r->t, r->text->data, r->text->len, true, true, &r->ids, NULL))
+            return NULL;
+    }
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"vocabs/gguf/ggml-vocab-gpt-2.gguf",
+                                        "vocabs/gguf/ggml-vocab-llama-spm.gguf"};
+    char *path = data_path("text/tinyshakespeare.txt");
+    struct buf text;
+    buf_init(&text, 4 << 20);
+    assert_int_equal(fs_read(&text, path, NULL), 0);
+    text.len = NUM_MIN(text.len, 200000);
+    for (size_t f = 0; f < NUM_COUNT(files); f++) {
+        struct tokenizer *t = open_data(files[f]);
+        struct reader r[4] = {0};
+        for (int i = 0; i < 4; i++) {
+            r[i].t = t;
+            r[i].text = &text;
+            assert_int_equal(pthread_create(&r[i].thread, NULL, read_text, &r[i]), 0);
+        }
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(pthread_join(r[i].thread, NULL), 0);
+        assert_true(r[0].ids.n > 10000);
+        for (int i = 1; i < 4; i++) {
+            assert_int_equal(r[i].ids.n, r[0].ids.n);
+            assert_memory_equal(r[i].ids.ids, r[0].ids.ids, r[0].ids.n * sizeof(uint32_t));
+        }
+        for (int i = 0; i < 4; i++)
+            free(r[i].ids.ids);
+        tokenizer_close(t);
+    }
+    buf_fini(&text);
+    free(path);
+}
+
+/* ---- vocabularies that lie: the fuzzer's seeds are small GGUF files ---- */
+
+static struct tokenizer *open_seed(const char *name, int want, const char *in_message)
+{
+    char path[512];
+    struct err e = {0};
+    struct gguf *g = NULL;
+    struct tokenizer *t = NULL;
+    snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/tokenizer/%s", QUIRE_SOURCE_DIR, name);
+    if (gguf_open(&g, path, &e))
+        fail_msg("%s", e.msg);
+    int rc = tokenizer_open_gguf(&t, g, &e);
+    if (rc != want || (in_message && !strstr(e.msg, in_message)))
+        fail_msg("%s: %d, %s", name, rc, e.msg);
+    gguf_close(g);
+    return t;
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *seed;
+        int code;
+        const char *message;
+    } cases[] = {
+        {"bad-scores", Q_EINVAL, "scores has 5 entries for 273 tokens"},
+        {"bad-types", Q_EINVAL, "token_type has 5 entries for 273 tokens"},
+        {"bad-type-value", Q_EINVAL, "gives token 0 the type 9"},
+        {"bad-merge", Q_EINVAL, "merges[1] is no pair"},
+        {"bad-bos", Q_EINVAL, "bos_token_id is 99999"},
+        {"bos-string", Q_EINVAL, "bos_token_id"},
+        {"unknown-pre", Q_EUNSUPPORTED, "\"no-such-pre\""},
+        {"no-model", Q_EINVAL, "tokenizer.ggml.model is missing"},
+        {"no-merges", Q_EINVAL, "tokenizer.ggml.merges is missing"},
+        {"tokens-wrong", Q_EINVAL, "tokens is no array of strings"},
+        {"tokens-empty", Q_EINVAL, "tokens has 0 entries"},
+    };
+    for (size_t i = 0; i < NUM_COUNT(cases); i++)
+        assert_null(open_seed(cases[i].seed, cases[i].code, cases[i].message));
+}
+
+static void test_odd_vocabularies(void **state)
+{
+    (void)state;
+    /* gpt-oss: <|end|> does not end, the channel mark is printed but never plain text. */
+    struct tokenizer *t = open_seed("gpt-oss", 0, NULL);
+    struct buf out;
+    buf_init(&out, 1000);
+    assert_true(tokenizer_is_eog(t, 0) && tokenizer_is_eog(t, 1));
+    assert_false(tokenizer_is_eog(t, 2));
+    assert_int_equal(tokenizer_piece(t, 3, false, &out), 0);
+    assert_string_equal(out.data, "<|channel|>");
+    struct token_list l = encode(t, "<|channel|>", 11, false, false);
+    for (size_t i = 0; i < l.n; i++)
+        assert_int_not_equal(l.ids[i], 3);
+    free(l.ids);
+    tokenizer_close(t);
+
+    /* "xq y" gives the token xqy by way of xq, which is no token. */
+    t = open_seed("bpe-gpt-2", 0, NULL);
+    buf_clear(&out);
+    l = encode(t, "xqy", 3, false, false);
+    assert_int_equal(l.n, 1);
+    assert_string_equal(tokenizer_text(t, l.ids[0]), "xqy");
+    l.n = 0;
+    assert_int_equal(tokenizer_encode(t, "xqx", 3, false, false, &l, NULL), 0);
+    assert_int_equal(l.n, 3); /* xq falls apart again */
+    l.n = 0;
+    /* The user's own token is found in plain text, control tokens are not. */
+    assert_int_equal(tokenizer_encode(t, "<tool><|im_end|>", 16, false, false, &l, NULL), 0);
+    assert_int_equal(l.ids[0], 2);
+    for (size_t i = 1; i < l.n; i++)
+        assert_false(tokenizer_is_control(t, l.ids[i]));
+    assert_true(l.n > 5);
+    free(l.ids);
+    tokenizer_close(t);
+
+    /* Tokens that cross words still merge: "b a" is one token here. */
+    t = open_seed("spm-cross", 0, NULL);
+    l = encode(t, "b a", 3, false, false);
+    assert_int_equal(l.n, 2);
+    assert_int_equal(l.ids[1], tokenizer_n_vocab(t) - 1);
+    free(l.ids);
+    tokenizer_close(t);
+
+    /* Merges that name nothing known are no harm. */
+    t = open_seed("odd-merge", 0, NULL);
+    l = encode(t, "ab", 2, false, false);
+    assert_int_equal(l.n, 1);
+    free(l.ids);
+    tokenizer_close(t);
+    buf_fini(&out);
 }
 
 int main(void)
@@ -549,7 +699,8 @@ int main(void)
         cmocka_unit_test(test_special),     cmocka_unit_test(test_phi3),
         cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_stream),      cmocka_unit_test(test_detok_rules),
-        cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_long_runs),   cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_odd_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
