@@ -346,6 +346,7 @@ static int job_fill(struct oa_job *j)
     j->include_usage = p->include_usage;
     j->keep_stop = p->keep_stop;
     j->logprobs = p->logprobs;
+    j->echo = p->msg.echo;
     j->top_logprobs = p->top_logprobs;
     j->n = p->n;
     j->created = clock_unix_s();

@@ -75,6 +75,7 @@ struct oa_choice {
     uint32_t n_tokens;
     uint8_t reason; /* Quire__FinishReason */
     bool begun;     /* the first chunk has gone out */
+    bool any_logprob;
 };
 
 struct oa_call {
@@ -88,7 +89,7 @@ struct oa_job {
     struct api *api;
     struct http_req *r;
     struct oa_params params;
-    bool chat, stream, include_usage, keep_stop, logprobs;
+    bool chat, stream, include_usage, keep_stop, logprobs, echo;
     bool started; /* the stream's 200 is out */
     bool full;    /* the client is behind: calls are paused */
     uint32_t n, top_logprobs;

@@ -70,6 +70,15 @@ static void note_text_logprob(struct oa_job *j, struct oa_choice *c, const Quire
     for (int i = 0; i < 4; i++)
         comma(&c->lp[i]);
     jw_strn(&c->lp[0], (const char *)t->text.data, t->text.len);
+    jw_uint(&c->lp[3], c->offset);
+    c->offset += count_chars(t->text.data, t->text.len);
+    /* Nothing comes before an echoed prompt's first token, so nothing predicted it. */
+    if (j->echo && !c->any_logprob) {
+        c->any_logprob = true;
+        jw_null(&c->lp[1]);
+        jw_null(&c->lp[2]);
+        return;
+    }
     put_logprob(&c->lp[1], t->logprob);
     jw_obj(&c->lp[2]);
     bool sampled_in_top = false;
@@ -85,8 +94,6 @@ static void note_text_logprob(struct oa_job *j, struct oa_choice *c, const Quire
         put_top_entry(&c->lp[2], &t->text, t->logprob);
     }
     jw_end_obj(&c->lp[2]);
-    jw_uint(&c->lp[3], c->offset);
-    c->offset += count_chars(t->text.data, t->text.len);
 }
 
 void oa_note_delta(struct oa_job *j, struct oa_choice *c, const Quire__Delta *d)

@@ -12,6 +12,7 @@
 #include "tests/unit/supervisor/fake_engine.h"
 
 #include <arpa/inet.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -590,9 +591,12 @@ static void test_logprobs(void **state)
     expect_int(v, "choices.0.logprobs.text_offset.2", 6);
     assert_true(jv_is(dig(v, "choices.0.logprobs.top_logprobs.0"), JV_OBJECT));
     jv_free(v);
-    post(TEXT, "{\"model\":\"m\",\"prompt\":\"hi\",\"max_tokens\":3,\"logprobs\":0}");
+    post(TEXT, "{\"model\":\"m\",\"prompt\":\"hi\",\"max_tokens\":3,\"logprobs\":0,"
+               "\"echo\":true}");
     v = json_of();
-    assert_int_equal(jv_len(dig(v, "choices.0.logprobs.top_logprobs.0")), 1);
+    assert_true(jv_is(dig(v, "choices.0.logprobs.token_logprobs.0"), JV_NULL));
+    assert_int_equal(jv_len(dig(v, "choices.0.logprobs.top_logprobs")), 3);
+    assert_int_equal(jv_len(dig(v, "choices.0.logprobs.top_logprobs.1")), 1);
     jv_free(v);
 }
 
@@ -744,6 +748,61 @@ static void test_client_leaves(void **state)
     assert_int_equal(post(CHAT, "{\"model\":\"m\"," USER "}"), 200);
 }
 
+static size_t rss_kb(void)
+{
+    unsigned long size = 0, rss = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f) {
+        if (fscanf(f, "%lu %lu", &size, &rss) != 2)
+            rss = 0;
+        fclose(f);
+    }
+    return rss * (size_t)sysconf(_SC_PAGESIZE) / 1024;
+}
+
+static void test_thousand_streams(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    static int fds[N];
+    struct rlimit lim;
+    getrlimit(RLIMIT_NOFILE, &lim);
+    lim.rlim_cur = lim.rlim_max < 4096 ? lim.rlim_max : 4096;
+    setrlimit(RLIMIT_NOFILE, &lim);
+    if (lim.rlim_cur < 2 * N + 100) {
+        print_message("needs %d file descriptors, skipped\n", 2 * N + 100);
+        skip();
+    }
+    const char *body =
+        "{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]}";
+    char head[300];
+    int n = snprintf(head, sizeof head,
+                     "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+                     strlen(body), body);
+    size_t before = rss_kb();
+    for (int i = 0; i < N; i++) {
+        fds[i] = dial();
+        put(fds[i], head, (size_t)n);
+    }
+    for (int i = 0; i < N; i++) {
+        size_t at = 0;
+        do {
+            ssize_t r = recv(fds[i], answer + at, sizeof answer - 1 - at, 0);
+            assert_true(r > 0);
+            at += (size_t)r;
+            answer[at] = '\0';
+        } while (!strstr(answer, "\"content\":\"w0 \""));
+    }
+    size_t used = rss_kb() - before;
+    print_message("%d open answers, both ends of their RPC streams included: %zu KiB\n", N, used);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_true(used < 100 * 1024);
+#endif
+    for (int i = 0; i < N; i++)
+        close(fds[i]);
+    wait_cancelled(N);
+}
+
 static void test_slow_reader(void **state)
 {
     (void)state;
@@ -792,6 +851,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_keepalive, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_thousand_streams, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
