@@ -144,7 +144,8 @@ void api_fault_send(struct http_req *r, const struct api_fault *f)
     if (f->status == 429)
         http_set_header(r, "Retry-After", "1");
     else if (f->status == 503)
-        http_set_header(r, "Retry-After", "30");
+        http_set_header(r, "Retry-After",
+                        f->code && strcmp(f->code, "model_loading") == 0 ? "30" : "2");
     http_respond_json(r, f->status, &b);
     buf_fini(&b);
 }

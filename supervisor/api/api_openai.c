@@ -344,6 +344,7 @@ static int job_fill(struct oa_job *j)
     j->chat = p->chat;
     j->stream = p->stream;
     j->include_usage = p->include_usage;
+    j->running_usage = p->running_usage;
     j->keep_stop = p->keep_stop;
     j->logprobs = p->logprobs;
     j->echo = p->msg.echo;

@@ -30,7 +30,7 @@ struct oa_params {
     bool chat;
     struct jv *body;
     const char *model;
-    bool stream, include_usage, keep_stop;
+    bool stream, include_usage, running_usage, keep_stop;
     uint32_t n;
     bool logprobs;
     uint32_t top_logprobs;
@@ -89,7 +89,7 @@ struct oa_job {
     struct api *api;
     struct http_req *r;
     struct oa_params params;
-    bool chat, stream, include_usage, keep_stop, logprobs, echo;
+    bool chat, stream, include_usage, running_usage, keep_stop, logprobs, echo;
     bool started; /* the stream's 200 is out */
     bool full;    /* the client is behind: calls are paused */
     uint32_t n, top_logprobs;

@@ -399,8 +399,10 @@ static int parse_output(struct oa_params *p, struct api_fault *f)
         if (!p->stream)
             return api_fault_set(f, 400, "stream_options", "invalid_value",
                                  "'stream_options' needs 'stream' to be true");
-        if (oa_get_bool(so, "include_usage", &p->include_usage, f) < 0)
+        if (oa_get_bool(so, "include_usage", &p->include_usage, f) < 0 ||
+            oa_get_bool(so, "continuous_usage_stats", &p->running_usage, f) < 0)
             return -1;
+        p->running_usage = p->running_usage && p->include_usage;
     }
     return parse_logprobs(p, f);
 }

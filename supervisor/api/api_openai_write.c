@@ -197,7 +197,10 @@ static void chunk_begin(struct oa_job *j, uint32_t index)
 static void chunk_end(struct oa_job *j, const char *reason)
 {
     jw_kstr(&j->out, "finish_reason", reason);
-    buf_puts(&j->out, "}]}\n\n");
+    buf_puts(&j->out, "}]");
+    if (j->running_usage)
+        put_usage(j, &j->out);
+    buf_puts(&j->out, "}\n\n");
 }
 
 static void chunk_role(struct oa_job *j, uint32_t index)

@@ -536,6 +536,14 @@ static void test_chat_stream(void **state)
         assert_true(i == 5 || !jv_get(v, "usage"));
         jv_free(v);
     }
+    /* Running usage counts up with the tokens. */
+    post(CHAT, "{\"model\":\"m\"," USER ",\"max_tokens\":2,\"stream\":true,\"stream_options\":"
+               "{\"include_usage\":true,\"continuous_usage_stats\":true}}");
+    n = split_events(body_of(), ev, 64);
+    assert_int_equal(n, 1 + 2 + 1 + 1 + 1);
+    struct jv *u = parse(ev[2]);
+    expect_int(u, "usage.completion_tokens", 2);
+    jv_free(u);
     /* Two choices: each has its own role and its own end. */
     post(CHAT, "{\"model\":\"m\"," USER ",\"max_tokens\":2,\"stream\":true,\"n\":2}");
     n = split_events(body_of(), ev, 64);
