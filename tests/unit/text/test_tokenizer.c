@@ -534,7 +534,7 @@ static void test_long_runs(void **state)
                                    : (char)0x80;
             }
             struct token_list l = encode(t, s, n, true, true);
-            assert_true(l.n > 1000);
+            assert_true(l.n >= n / 1000);
             free(l.ids);
         }
         tokenizer_close(t);
