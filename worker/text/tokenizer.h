@@ -26,7 +26,8 @@ void tokenizer_close(struct tokenizer *t);
 /* Append the ids of text[0..n). add_special: BOS/EOS as the model wants them (BOS is not
  * doubled when the text starts with its text and parse_special is set). parse_special: the
  * texts of control tokens become those tokens; otherwise they are plain text (user content).
- * Invalid UTF-8 is encoded by its bytes where the model can. Time is linear in n. */
+ * Invalid UTF-8 is encoded by its bytes where the model can. Qwen's texts are brought to NFC
+ * first, as its makers do, so decoding gives the composed form. O(n log n) time at worst. */
 Q_MUST_CHECK int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
                                   bool add_special, bool parse_special, struct token_list *out,
                                   struct err *e);
