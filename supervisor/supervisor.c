@@ -34,7 +34,8 @@ enum {
 
 struct options {
     const char *host, *log_level, *auth_config, *api_key, *metrics_host;
-    int64_t port, supervisor_port, metrics_port; /* 0: not given */
+    int64_t port; /* -1: not given; 0: any */
+    int64_t supervisor_port, metrics_port;
     bool insecure;
 };
 
@@ -146,8 +147,8 @@ static int parse(struct options *o, const char *name, const char *about, int arg
 {
     const struct opt opts[] = {
         {"host", "H", OPT_STR, &o->host, "HOST", "address to listen on (default 127.0.0.1)", 0, 0},
-        {"port", "p", OPT_INT, &o->port, "PORT", "HTTP port (default 9997, or a free one)", 1,
-         65535},
+        {"port", "p", OPT_INT, &o->port, "PORT", "HTTP port (default 9997, or a free one); 0: any",
+         0, 65535},
         {"supervisor-port", NULL, OPT_INT, &o->supervisor_port, "PORT",
          "port where workers dial in (default: any)", 1, 65535},
         {"api-key", NULL, OPT_STR, &o->api_key, "KEY",
@@ -280,7 +281,7 @@ static void find_own_ip(char *out, size_t cap)
 static int listen_http(struct process *p, struct err *e)
 {
     struct http_config cfg = {.host = p->o.host,
-                              .port = p->o.port ? (int)p->o.port : DEFAULT_PORT,
+                              .port = p->o.port >= 0 ? (int)p->o.port : DEFAULT_PORT,
                               .write_error = api_write_error};
     if (p->o.api_key) {
         hash_sha256_hex(p->o.api_key, strlen(p->o.api_key), p->key_hash);
@@ -288,7 +289,7 @@ static int listen_http(struct process *p, struct err *e)
         cfg.admit_ctx = p;
     }
     int rc = http_server_open(&p->http, &p->loop, &cfg, e);
-    if (rc == Q_EEXIST && !p->o.port) {
+    if (rc == Q_EEXIST && p->o.port < 0) {
         cfg.port = 0;
         rc = http_server_open(&p->http, &p->loop, &cfg, e);
         if (!rc)
@@ -403,6 +404,7 @@ static int process_main(const char *name, const char *about, bool with_worker, i
     struct process *p = &process;
     struct err e = {0};
     log_init("supervisor", NULL);
+    p->o.port = -1;
     int rc = parse(&p->o, name, about, argc, argv);
     if (rc)
         return rc > 0 ? 0 : 2;

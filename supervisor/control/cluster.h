@@ -102,6 +102,7 @@ struct cs_replica {
     uint64_t resume_ms;
     uint64_t doubt_ms;    /* the gateway could not reach the head: not routed until then */
     uint64_t reported_ms; /* when it last said so */
+    uint64_t probed_ms;   /* its worker is silent: when its head was last tried */
     uint64_t fails_ms[8]; /* failures within the budget's window, oldest first */
     uint32_t n_fails;
     int64_t created;

@@ -9,12 +9,19 @@
 #include "base/num.h"
 #include "proto/cluster.pb-c.h"
 #include "proto/rpc.h"
+#include "supervisor/control/probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { TICK_MS = 100, MAX_STATE = 4 << 20, MAX_HELLO_SHARDS = 4096, MAX_HISTORIES = 512 };
+enum {
+    TICK_MS = 100,
+    PROBE_MS = 900,
+    MAX_STATE = 4 << 20,
+    MAX_HELLO_SHARDS = 4096,
+    MAX_HISTORIES = 512
+};
 
 /* ---- events for people ------------------------------------------------------------------- */
 
@@ -164,6 +171,49 @@ static void news_down(void *ctx, const struct cs_model *m, const struct cs_repli
     log_info("control", "replica %s-rep%u is not routed: %s", m->uid, r->index, why);
     if (c->observer.replica_down)
         c->observer.replica_down(c->observer.ctx, m->uid, r->index, r->epoch, why);
+}
+
+/* ---- probes ------------------------------------------------------------------------------ */
+
+struct probing {
+    struct control *c;
+    char uid[CS_UID];
+    uint32_t replica;
+    uint64_t epoch;
+};
+
+static void part_closed(struct control *c);
+
+static void probed(void *ctx, bool reached)
+{
+    struct probing *p = ctx;
+    struct control *c = p->c;
+    struct cs_model *m = c->closing ? NULL : cs_model_find(&c->models, p->uid);
+    if (m && !reached) {
+        rc_on_probe_failed(&c->rc, m, p->replica, p->epoch, clock_mono_ms());
+        control_decide(c);
+    }
+    free(p);
+    c->n_probes--;
+    if (c->closing)
+        part_closed(c);
+}
+
+static void probe_head(void *ctx, const struct cs_model *m, const struct cs_replica *r)
+{
+    struct control *c = ctx;
+    struct probing *p = calloc(1, sizeof *p);
+    if (!p)
+        return;
+    p->c = c;
+    cs_copy(p->uid, sizeof p->uid, m->uid);
+    p->replica = r->index;
+    p->epoch = r->epoch;
+    c->n_probes++;
+    if (probe_start(c->loop, r->shards[0].address, PROBE_MS, probed, p, NULL)) {
+        c->n_probes--; /* a host name: cannot be tried, so it is kept */
+        free(p);
+    }
 }
 
 static uint64_t next_epoch(void *ctx)
@@ -694,6 +744,7 @@ int control_open(struct control **out, const struct control_config *cfg, struct 
                                .link = cmd_link,
                                .up = news_up,
                                .down = news_down,
+                               .probe = probe_head,
                                .next_epoch = next_epoch,
                                .changed = save,
                                .settled = settled,
@@ -751,7 +802,7 @@ static void door_gone(void *ctx)
 
 void control_close(struct control *c, void (*closed)(void *ctx), void *ctx)
 {
-    c->closing = 2;
+    c->closing = 2 + c->n_probes;
     c->closed = closed;
     c->closed_ctx = ctx;
     while (c->waiters) {

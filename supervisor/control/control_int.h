@@ -67,6 +67,7 @@ struct control {
     size_t n_doubts;
     bool deciding;
     struct control_counters counters;
+    int n_probes;
     int closing; /* handles still open */
     void (*closed)(void *ctx);
     void *closed_ctx;

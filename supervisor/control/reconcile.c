@@ -3,16 +3,14 @@
 
 #include "base/num.h"
 #include "supervisor/control/placement.h"
+#include "supervisor/control/reconcile_int.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DOUBT_MS = 1000, REPORT_WINDOW_MS = 30000 };
-
-static void __attribute__((format(printf, 3, 4)))
-note(struct rc *rc, const struct cs_model *m, const char *fmt, ...)
+void rc_note(struct rc *rc, const struct cs_model *m, const char *fmt, ...)
 {
     char text[CS_TEXT + CS_UID];
     va_list ap;
@@ -22,121 +20,9 @@ note(struct rc *rc, const struct cs_model *m, const char *fmt, ...)
     rc->sink->note(rc->sink->ctx, m, text);
 }
 
-/* ---- memory ------------------------------------------------------------------------------ */
-
-uint64_t rc_reserved(const struct rc *rc, const char *worker)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < rc->models->n; i++) {
-        const struct cs_model *m = rc->models->v[i];
-        for (uint32_t k = 0; k < m->n_replica; k++)
-            for (uint32_t s = 0; s < m->replicas[k].n_shards; s++)
-                if (strcmp(m->replicas[k].shards[s].worker, worker) == 0)
-                    sum += m->replicas[k].shards[s].reserve_bytes;
-    }
-    for (size_t i = 0; i < rc->orphans.n; i++)
-        if (strcmp(rc->orphans.v[i].worker, worker) == 0)
-            sum += rc->orphans.v[i].reserve_bytes;
-    return sum;
-}
-
-/* Promised, but not yet in the worker's own measurement of available memory. */
-static uint64_t pending(const struct rc *rc, const char *worker)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < rc->models->n; i++) {
-        const struct cs_model *m = rc->models->v[i];
-        for (uint32_t k = 0; k < m->n_replica; k++)
-            for (uint32_t s = 0; s < m->replicas[k].n_shards; s++) {
-                const struct cs_shard *sh = &m->replicas[k].shards[s];
-                if (strcmp(sh->worker, worker) == 0 && sh->reserve_bytes > sh->mem_bytes)
-                    sum += sh->reserve_bytes - sh->mem_bytes;
-            }
-    }
-    return sum;
-}
-
-uint64_t rc_free(const struct rc *rc, const struct cs_worker *w)
-{
-    uint64_t reserved = rc_reserved(rc, w->id), later = pending(rc, w->id);
-    uint64_t by_plan = w->mem_usable > reserved ? w->mem_usable - reserved : 0;
-    uint64_t by_fact = w->mem_available > later ? w->mem_available - later : 0;
-    return NUM_MIN(by_plan, by_fact);
-}
-
-/* ---- orphans ----------------------------------------------------------------------------- */
-
-static void orphan_stop(struct rc *rc, struct cs_orphan *o, uint64_t now_ms)
-{
-    struct cs_worker *w = cs_worker_find(rc->workers, o->worker);
-    if (!w || !w->connected)
-        return;
-    o->sent_ms = now_ms;
-    rc->sink->stop(rc->sink->ctx, w, o->id, o->epoch);
-}
-
-static void orphan_add(struct rc *rc, const char *id, const char *worker, uint64_t epoch,
-                       uint64_t reserve, uint64_t now_ms)
-{
-    struct cs_orphans *o = &rc->orphans;
-    for (size_t i = 0; i < o->n; i++)
-        if (strcmp(o->v[i].id, id) == 0 && strcmp(o->v[i].worker, worker) == 0)
-            return;
-    if (o->n == o->cap && o->cap < CS_MAX_ORPHANS) {
-        size_t cap = o->cap ? o->cap * 2 : 16;
-        struct cs_orphan *p = realloc(o->v, cap * sizeof *p);
-        if (p) {
-            o->v = p;
-            o->cap = cap;
-        }
-    }
-    struct cs_orphan one = {.epoch = epoch, .reserve_bytes = reserve, .since_ms = now_ms};
-    cs_copy(one.id, sizeof one.id, id);
-    cs_copy(one.worker, sizeof one.worker, worker);
-    /* No room to remember it: still say it once. */
-    struct cs_orphan *at = o->n < o->cap ? &o->v[o->n++] : &one;
-    if (at != &one)
-        *at = one;
-    orphan_stop(rc, at, now_ms);
-}
-
-static void orphan_drop(struct rc *rc, size_t i)
-{
-    rc->orphans.v[i] = rc->orphans.v[--rc->orphans.n];
-}
-
-static void orphans_tick(struct rc *rc, uint64_t now_ms)
-{
-    for (size_t i = 0; i < rc->orphans.n;) {
-        struct cs_orphan *o = &rc->orphans.v[i];
-        struct cs_worker *w = cs_worker_find(rc->workers, o->worker);
-        if (!w || w->state == CS_DEAD || now_ms - o->since_ms > RC_ORPHAN_MS) {
-            orphan_drop(rc, i);
-            continue;
-        }
-        if (now_ms - o->sent_ms >= RC_RESEND_STOP_MS)
-            orphan_stop(rc, o, now_ms);
-        i++;
-    }
-}
-
-static bool orphans_on(const struct rc *rc, const char *worker)
-{
-    for (size_t i = 0; i < rc->orphans.n; i++)
-        if (strcmp(rc->orphans.v[i].worker, worker) == 0)
-            return true;
-    return false;
-}
-
-void rc_fini(struct rc *rc)
-{
-    free(rc->orphans.v);
-    rc->orphans = (struct cs_orphans){0};
-}
-
 /* ---- a replica's ends -------------------------------------------------------------------- */
 
-static void go_down(struct rc *rc, const struct cs_model *m, struct cs_replica *r, const char *why)
+void rc_go_down(struct rc *rc, const struct cs_model *m, struct cs_replica *r, const char *why)
 {
     if (!r->up)
         return;
@@ -154,13 +40,13 @@ static void go_up(struct rc *rc, const struct cs_model *m, struct cs_replica *r)
 
 /* Its processes are stopped, the places stay. `gone` (may be NULL) is a shard that ended by
  * itself. */
-static void stop_shards(struct rc *rc, struct cs_replica *r, const struct cs_shard *gone,
-                        uint64_t now_ms)
+void rc_stop_shards(struct rc *rc, struct cs_replica *r, const struct cs_shard *gone,
+                    uint64_t now_ms)
 {
     for (uint32_t i = 0; i < r->n_shards; i++) {
         struct cs_shard *s = &r->shards[i];
         if (s != gone && s->state != CS_SHARD_PLACED)
-            orphan_add(rc, s->id, s->worker, r->epoch, s->reserve_bytes, now_ms);
+            rc_orphan_add(rc, s->id, s->worker, r->epoch, s->reserve_bytes, now_ms);
         s->state = CS_SHARD_PLACED;
         s->progress = 0;
         s->mem_bytes = 0;
@@ -170,11 +56,11 @@ static void stop_shards(struct rc *rc, struct cs_replica *r, const struct cs_sha
     r->linked = false;
 }
 
-static void release(struct rc *rc, struct cs_model *m, struct cs_replica *r, const char *why,
-                    uint64_t now_ms)
+void rc_release(struct rc *rc, struct cs_model *m, struct cs_replica *r, const char *why,
+                uint64_t now_ms)
 {
-    go_down(rc, m, r, why);
-    stop_shards(rc, r, NULL, now_ms);
+    rc_go_down(rc, m, r, why);
+    rc_stop_shards(rc, r, NULL, now_ms);
     cs_replica_clear(r);
     r->state = CS_REP_NEW;
 }
@@ -183,7 +69,7 @@ void rc_fail(struct rc *rc, struct cs_model *m, int code, const char *text, uint
 {
     for (uint32_t i = 0; i < m->n_replica; i++) {
         struct cs_replica *r = &m->replicas[i];
-        release(rc, m, r, text, now_ms);
+        rc_release(rc, m, r, text, now_ms);
         r->state = CS_REP_ERROR;
         cs_copy(r->error, sizeof r->error, text);
     }
@@ -200,7 +86,7 @@ void rc_fail(struct rc *rc, struct cs_model *m, int code, const char *text, uint
 void rc_remove(struct rc *rc, struct cs_model *m, uint64_t now_ms)
 {
     for (uint32_t i = 0; i < m->n_replica; i++)
-        release(rc, m, &m->replicas[i], "terminated", now_ms);
+        rc_release(rc, m, &m->replicas[i], "terminated", now_ms);
     if (!m->settled) {
         m->settled = true;
         m->error_code = Q_ECANCELLED;
@@ -211,13 +97,13 @@ void rc_remove(struct rc *rc, struct cs_model *m, uint64_t now_ms)
 
 /* A shard ended or hangs. The same place is tried again after a pause, until the budget is
  * spent. */
-static void replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica *r,
-                           const struct cs_shard *gone, const char *why, uint64_t now_ms)
+void rc_replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica *r,
+                       const struct cs_shard *gone, const char *why, uint64_t now_ms)
 {
     static const uint64_t pauses_ms[] = {0, 1000, 5000};
     cs_copy(r->error, sizeof r->error, why && *why ? why : "the process ended");
-    go_down(rc, m, r, r->error);
-    stop_shards(rc, r, gone, now_ms);
+    rc_go_down(rc, m, r, r->error);
+    rc_stop_shards(rc, r, gone, now_ms);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < r->n_fails; i++)
         if (!m->launched || now_ms - r->fails_ms[i] < RC_BUDGET_WINDOW_MS)
@@ -225,7 +111,7 @@ static void replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica 
     r->n_fails = kept;
     uint32_t budget = m->launched ? RC_BUDGET : RC_BUDGET_LAUNCH;
     if (r->n_fails >= budget) {
-        note(rc, m, "replica %u failed for good: %s", r->index, r->error);
+        rc_note(rc, m, "replica %u failed for good: %s", r->index, r->error);
         if (!m->launched) {
             char text[CS_TEXT];
             cs_copy(text, sizeof text, r->error);
@@ -242,8 +128,8 @@ static void replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica 
     r->fails_ms[r->n_fails++] = now_ms;
     r->resume_ms = now_ms + pause;
     r->state = CS_REP_PAUSED;
-    note(rc, m, "Recreate model: replica %u restarts in %llu ms: %s", r->index,
-         (unsigned long long)pause, r->error);
+    rc_note(rc, m, "Recreate model: replica %u restarts in %llu ms: %s", r->index,
+            (unsigned long long)pause, r->error);
 }
 
 /* ---- files ------------------------------------------------------------------------------- */
@@ -253,8 +139,8 @@ static bool wished(const struct cs_model *m, const struct cs_worker *w)
     return place_wished(m->worker_ip, w->address, w->host);
 }
 
-static struct cs_file *file_want(struct rc *rc, struct cs_model *m, struct cs_worker *w,
-                                 uint64_t now_ms)
+struct cs_file *rc_file_want(struct rc *rc, struct cs_model *m, struct cs_worker *w,
+                             uint64_t now_ms)
 {
     struct cs_file *f = cs_file_find(m, w->id);
     if (!f) {
@@ -296,7 +182,7 @@ static void files_probe(struct rc *rc, struct cs_model *m, uint64_t now_ms)
                 best_reserved = reserved;
             }
         }
-        if (!best || !file_want(rc, m, best, now_ms))
+        if (!best || !rc_file_want(rc, m, best, now_ms))
             return;
         asked++;
     }
@@ -423,7 +309,7 @@ static bool adopt_placement(struct rc *rc, struct cs_model *m, struct cs_replica
     /* Replicas of one model share one size of KV; the first placement decides it. */
     m->n_pages = m->n_pages ? NUM_MIN(m->n_pages, p->n_pages) : p->n_pages;
     cs_copy(m->note, sizeof m->note, p->why);
-    note(rc, m, "replica %u placed: %s", r->index, p->why);
+    rc_note(rc, m, "replica %u placed: %s", r->index, p->why);
     r->state = CS_REP_PREPARING;
     return true;
 }
@@ -471,13 +357,13 @@ static void place(struct rc *rc, struct cs_model *m, struct cs_replica *r, uint6
     } else {
         bool leaving = false; /* memory that comes back soon? */
         for (size_t i = 0; i < n && code == Q_EFULL; i++)
-            leaving |= orphans_on(rc, cands[i].id);
+            leaving |= rc_orphans_on(rc, cands[i].id);
         bool early = code == Q_EUNAVAILABLE && now_ms - rc->started_ms < RC_JOIN_MS;
         if (!m->launched && !leaving && !early) {
             rc_fail(rc, m, code, e.msg, now_ms);
         } else {
             if (r->state != CS_REP_WAITING || strcmp(r->error, e.msg) != 0)
-                note(rc, m, "replica %u waits: %s", r->index, e.msg);
+                rc_note(rc, m, "replica %u waits: %s", r->index, e.msg);
             r->state = CS_REP_WAITING;
             cs_copy(r->error, sizeof r->error, e.msg);
             r->resume_ms = now_ms + RC_RETRY_PLACE_MS;
@@ -518,13 +404,13 @@ static void step_preparing(struct rc *rc, struct cs_model *m, struct cs_replica 
     for (uint32_t i = 0; i < r->n_shards; i++) {
         struct cs_worker *w = cs_worker_find(rc->workers, r->shards[i].worker);
         if (!w || w->state == CS_DEAD) {
-            release(rc, m, r, "its worker died", now_ms);
+            rc_release(rc, m, r, "its worker died", now_ms);
             return;
         }
-        const struct cs_file *f = file_want(rc, m, w, now_ms);
+        const struct cs_file *f = rc_file_want(rc, m, w, now_ms);
         if (f && f->failed) {
-            note(rc, m, "worker %s lost the placement: %s", w->address, f->error);
-            release(rc, m, r, f->error, now_ms);
+            rc_note(rc, m, "worker %s lost the placement: %s", w->address, f->error);
+            rc_release(rc, m, r, f->error, now_ms);
             return;
         }
         all = all && f && f->done && w->connected;
@@ -572,7 +458,7 @@ static void step_loading(struct rc *rc, struct cs_model *m, struct cs_replica *r
         return;
     }
     if (now_ms - r->changed_ms > RC_STALL_MS)
-        replica_failed(rc, m, r, NULL, "loading made no progress for 5 minutes", now_ms);
+        rc_replica_failed(rc, m, r, NULL, "loading made no progress for 5 minutes", now_ms);
 }
 
 /* Is there another replica that can answer and whose workers are well? */
@@ -594,9 +480,9 @@ static void step_ready(struct rc *rc, struct cs_model *m, struct cs_replica *r, 
                        uint64_t now_ms)
 {
     if (r->doubt_ms > now_ms)
-        go_down(rc, m, r, "it did not answer");
+        rc_go_down(rc, m, r, "it did not answer");
     else if (h != PLACE_OK && other_is_well(rc, m, r, now_ms))
-        go_down(rc, m, r, "its worker is suspect");
+        rc_go_down(rc, m, r, "its worker is suspect");
     else
         go_up(rc, m, r);
 }
@@ -615,12 +501,31 @@ static void step_paused(struct rc *rc, struct cs_model *m, struct cs_replica *r,
         start_all(rc, m, r, now_ms);
 }
 
+/* Its worker is dead, but the head may still answer: only the agent hangs, or the line to it.
+ * While no other worker has room such a replica is kept, as long as probes reach its head. */
+static bool keep_lost(struct rc *rc, struct cs_model *m, struct cs_replica *r, uint64_t now_ms)
+{
+    if (r->state != CS_REP_READY || r->doubt_ms > now_ms || !rc->sink->probe)
+        return false;
+    if (now_ms - r->probed_ms < RC_PROBE_MS)
+        return true;
+    r->probed_ms = now_ms;
+    struct place_worker *cands = calloc(rc->workers->n + 1, sizeof *cands);
+    struct place_result *p = malloc(sizeof *p);
+    bool elsewhere = cands && p && try_place(p, m, cands, candidates(rc, m, cands), NULL) == 0;
+    free(p);
+    free(cands);
+    if (!elsewhere)
+        rc->sink->probe(rc->sink->ctx, m, r);
+    return !elsewhere;
+}
+
 static void step(struct rc *rc, struct cs_model *m, struct cs_replica *r, uint64_t now_ms)
 {
     enum place_health h = health(rc, r, now_ms);
-    if (h == PLACE_LOST && r->n_shards) {
-        note(rc, m, "replica %u lost its worker and is placed anew", r->index);
-        release(rc, m, r, "its worker died", now_ms);
+    if (h == PLACE_LOST && r->n_shards && !keep_lost(rc, m, r, now_ms)) {
+        rc_note(rc, m, "replica %u lost its worker and is placed anew", r->index);
+        rc_release(rc, m, r, "its worker died", now_ms);
     }
     if (r->state == CS_REP_WAITING && now_ms >= r->resume_ms)
         place(rc, m, r, now_ms);
@@ -722,187 +627,7 @@ static void model_tick(struct rc *rc, struct cs_model *m, uint64_t now_ms)
 
 void rc_tick(struct rc *rc, uint64_t now_ms)
 {
-    orphans_tick(rc, now_ms);
+    rc_orphans_tick(rc, now_ms);
     for (size_t i = 0; i < rc->models->n; i++)
         model_tick(rc, rc->models->v[i], now_ms);
-}
-
-/* ---- facts ------------------------------------------------------------------------------- */
-
-static struct cs_shard *find_shard(struct rc *rc, const char *worker, const char *id,
-                                   uint64_t epoch, struct cs_model **m, struct cs_replica **r)
-{
-    for (size_t i = 0; i < rc->models->n; i++) {
-        *m = rc->models->v[i];
-        for (uint32_t k = 0; k < (*m)->n_replica; k++) {
-            *r = &(*m)->replicas[k];
-            for (uint32_t s = 0; (*r)->epoch == epoch && s < (*r)->n_shards; s++) {
-                struct cs_shard *sh = &(*r)->shards[s];
-                if (sh->state != CS_SHARD_PLACED && strcmp(sh->id, id) == 0 &&
-                    strcmp(sh->worker, worker) == 0)
-                    return sh;
-            }
-        }
-    }
-    return NULL;
-}
-
-static void stray_fact(struct rc *rc, const char *worker, const struct rc_shard_fact *f,
-                       uint64_t now_ms)
-{
-    if (!f->exited) {
-        orphan_add(rc, f->shard_id, worker, f->epoch, f->mem_bytes, now_ms);
-        return;
-    }
-    for (size_t i = 0; i < rc->orphans.n; i++) {
-        struct cs_orphan *o = &rc->orphans.v[i];
-        if (o->epoch == f->epoch && strcmp(o->id, f->shard_id) == 0 &&
-            strcmp(o->worker, worker) == 0) {
-            orphan_drop(rc, i);
-            return;
-        }
-    }
-}
-
-void rc_on_shard(struct rc *rc, const char *worker, const struct rc_shard_fact *f, uint64_t now_ms)
-{
-    struct cs_model *m;
-    struct cs_replica *r;
-    struct cs_shard *s = find_shard(rc, worker, f->shard_id, f->epoch, &m, &r);
-    if (!s) {
-        stray_fact(rc, worker, f, now_ms);
-        return;
-    }
-    if (f->exited) {
-        replica_failed(rc, m, r, s, f->error, now_ms);
-        return;
-    }
-    if (f->state != s->state || f->progress > s->progress)
-        r->changed_ms = now_ms;
-    s->progress = NUM_MIN(NUM_MAX(f->progress, 0.0), 1.0);
-    /* READY is not taken back: a late "loaded" of the same epoch says nothing new. */
-    s->state = NUM_MAX(s->state, f->state);
-    s->mem_bytes = f->mem_bytes;
-    s->pid = f->pid;
-    if (f->address && *f->address)
-        cs_copy(s->address, sizeof s->address, f->address);
-}
-
-/* Nothing of the replica's own fault: start again without touching the budget. */
-static void shard_missing(struct rc *rc, struct cs_model *m, struct cs_replica *r,
-                          const struct cs_shard *s, uint64_t now_ms)
-{
-    note(rc, m, "replica %u: its worker came back without shard %s", r->index, s->id);
-    go_down(rc, m, r, "its worker restarted");
-    stop_shards(rc, r, s, now_ms);
-    r->state = CS_REP_PAUSED;
-    r->resume_ms = now_ms;
-}
-
-static bool listed(const struct rc_shard_fact *facts, size_t n, const char *id, uint64_t epoch)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!facts[i].exited && facts[i].epoch == epoch && strcmp(facts[i].shard_id, id) == 0)
-            return true;
-    return false;
-}
-
-void rc_on_hello(struct rc *rc, struct cs_worker *w, const struct rc_shard_fact *facts, size_t n,
-                 uint64_t now_ms)
-{
-    for (size_t i = 0; i < rc->orphans.n;) {
-        struct cs_orphan *o = &rc->orphans.v[i];
-        if (strcmp(o->worker, w->id) == 0 && !listed(facts, n, o->id, o->epoch))
-            orphan_drop(rc, i);
-        else
-            i++;
-    }
-    for (size_t i = 0; i < n; i++)
-        rc_on_shard(rc, w->id, &facts[i], now_ms);
-    for (size_t i = 0; i < rc->models->n; i++) {
-        struct cs_model *m = rc->models->v[i];
-        for (uint32_t k = 0; k < m->n_replica; k++) {
-            struct cs_replica *r = &m->replicas[k];
-            for (uint32_t s = 0; s < r->n_shards; s++) {
-                struct cs_shard *sh = &r->shards[s];
-                if (sh->state != CS_SHARD_PLACED && strcmp(sh->worker, w->id) == 0 &&
-                    !listed(facts, n, sh->id, r->epoch)) {
-                    shard_missing(rc, m, r, sh, now_ms);
-                    break;
-                }
-            }
-        }
-        /* What it was asked to fetch may be forgotten with the stream. A failure is asked
-         * again too: the machine may have changed. */
-        struct cs_file *f = cs_file_find(m, w->id);
-        if (f && !f->done) {
-            f->sent = f->failed = false;
-            f->changed_ms = now_ms;
-            if (m->state != CS_MODEL_ERROR)
-                file_want(rc, m, w, now_ms);
-        }
-    }
-}
-
-void rc_on_prepare(struct rc *rc, const char *worker, const struct rc_prepare_fact *f,
-                   uint64_t now_ms)
-{
-    struct cs_model *m = cs_model_find(rc->models, f->uid);
-    struct cs_file *file = m && m->order == f->order ? cs_file_find(m, worker) : NULL;
-    if (!file || file->done || file->failed)
-        return;
-    if (f->error && *f->error) {
-        file->failed = true;
-        cs_copy(file->error, sizeof file->error, f->error);
-        return;
-    }
-    if (f->progress > file->progress) {
-        file->progress = NUM_MIN(f->progress, 1.0);
-        file->changed_ms = now_ms;
-    }
-    if (!f->done)
-        return;
-    if (!f->path || !*f->path || strlen(f->path) >= sizeof file->path || !f->shape) {
-        file->failed = true;
-        cs_copy(file->error, sizeof file->error, "the worker sent no usable path or shape");
-        return;
-    }
-    file->done = true;
-    file->progress = 1;
-    cs_copy(file->path, sizeof file->path, f->path);
-    if (m->shape && (m->shape->n_layers != f->shape->n_layers ||
-                     m->shape->file_bytes != f->shape->file_bytes)) {
-        file->done = false;
-        file->failed = true;
-        cs_copy(file->error, sizeof file->error, "has another file under this name");
-        return;
-    }
-    if (!m->shape) {
-        m->shape = malloc(sizeof *m->shape);
-        if (m->shape)
-            *m->shape = *f->shape;
-    }
-    rc->sink->changed(rc->sink->ctx, m);
-}
-
-void rc_on_unreachable(struct rc *rc, struct cs_model *m, uint32_t replica, uint64_t epoch,
-                       uint64_t now_ms)
-{
-    if (replica >= m->n_replica)
-        return;
-    struct cs_replica *r = &m->replicas[replica];
-    if (r->epoch != epoch || r->state != CS_REP_READY)
-        return;
-    uint64_t since = now_ms - r->reported_ms;
-    if (r->reported_ms && since > DOUBT_MS && since < REPORT_WINDOW_MS) {
-        r->reported_ms = 0;
-        replica_failed(rc, m, r, NULL, "the process does not answer", now_ms);
-        return;
-    }
-    if (r->doubt_ms > now_ms)
-        return;
-    /* First time: a closed connection is followed by the worker's word at once. */
-    r->reported_ms = now_ms;
-    r->doubt_ms = now_ms + DOUBT_MS;
-    go_down(rc, m, r, "it did not answer");
 }

@@ -33,6 +33,7 @@ enum {
     RC_ADOPT_MS = 8000,   /* how long stored shards may stay unheard of after our start */
     RC_JOIN_MS = 10000,   /* how long a launch waits for the first worker after our start */
     RC_RETRY_PLACE_MS = 1000,
+    RC_PROBE_MS = 1000, /* how often a silent worker's replica is probed */
     RC_RESEND_STOP_MS = 3000,
     RC_ORPHAN_MS = 30000
 };
@@ -45,6 +46,8 @@ struct rc_sink {
     void (*link)(void *ctx, struct cs_worker *w, const struct cs_replica *r);
     void (*up)(void *ctx, const struct cs_model *m, const struct cs_replica *r);
     void (*down)(void *ctx, const struct cs_model *m, const struct cs_replica *r, const char *why);
+    /* Try to reach the head of a replica whose worker is silent; rc_on_probe tells. May be NULL. */
+    void (*probe)(void *ctx, const struct cs_model *m, const struct cs_replica *r);
     uint64_t (*next_epoch)(void *ctx);
     /* What must survive a restart has changed: placement, shape, state. */
     void (*changed)(void *ctx, const struct cs_model *m);
@@ -97,6 +100,10 @@ void rc_on_prepare(struct rc *rc, const char *worker, const struct rc_prepare_fa
 /* The gateway could not reach this replica's head. */
 void rc_on_unreachable(struct rc *rc, struct cs_model *m, uint32_t replica, uint64_t epoch,
                        uint64_t now_ms);
+
+/* The head of a silent worker's replica was not reached by a probe. */
+void rc_on_probe_failed(struct rc *rc, struct cs_model *m, uint32_t replica, uint64_t epoch,
+                        uint64_t now_ms);
 
 /* Fail a launch (cancelled by a person, or hopeless): shards stop, the model stays as ERROR. */
 void rc_fail(struct rc *rc, struct cs_model *m, int code, const char *text, uint64_t now_ms);

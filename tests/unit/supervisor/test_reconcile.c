@@ -34,11 +34,12 @@ struct fake {
     bool manual; /* shards stay silent until the test speaks for them */
     const char *file_error[8];
     uint64_t incarnation;
+    unsigned n_probe;
+    uint32_t probe_replica;
+    uint64_t probe_epoch;
 };
 
 static struct cs_shape shape;
-
-static struct fake *F; /* the sink's context */
 
 static void fake_prepare(void *ctx, struct cs_worker *w, const struct cs_model *m)
 {
@@ -117,6 +118,16 @@ static void fake_down(void *ctx, const struct cs_model *m, const struct cs_repli
     ((struct fake *)ctx)->n_down++;
 }
 
+/* The head of a frozen worker answers or not, as the test wants. */
+static void fake_probe(void *ctx, const struct cs_model *m, const struct cs_replica *r)
+{
+    struct fake *f = ctx;
+    (void)m;
+    f->n_probe++;
+    f->probe_replica = r->index;
+    f->probe_epoch = r->epoch;
+}
+
 static uint64_t fake_epoch(void *ctx)
 {
     return ++((struct fake *)ctx)->epoch;
@@ -146,13 +157,20 @@ static void fake_note(void *ctx, const struct cs_model *m, const char *text)
 static int setup(void **state)
 {
     struct fake *f = calloc(1, sizeof *f);
-    F = f;
     f->now = 100000;
     f->epoch = 10;
     f->incarnation = 1;
-    f->sink =
-        (struct rc_sink){fake_prepare, fake_start,   fake_stop,    fake_link, fake_up, fake_down,
-                         fake_epoch,   fake_changed, fake_settled, fake_note, f};
+    f->sink = (struct rc_sink){.prepare = fake_prepare,
+                               .start = fake_start,
+                               .stop = fake_stop,
+                               .link = fake_link,
+                               .up = fake_up,
+                               .down = fake_down,
+                               .next_epoch = fake_epoch,
+                               .changed = fake_changed,
+                               .settled = fake_settled,
+                               .note = fake_note,
+                               .ctx = f};
     f->rc = (struct rc){.workers = &f->members.workers,
                         .models = &f->models,
                         .sink = &f->sink,
@@ -544,6 +562,39 @@ static void dead_worker_without_replacement_waits(void **state)
     assert_int_equal(m->state, CS_MODEL_READY);
 }
 
+static void frozen_worker_keeps_answering(void **state)
+{
+    struct fake *f = *state;
+    f->sink.probe = fake_probe;
+    struct cs_worker *w0 = join(f, "w0", 4 * GIB);
+    struct cs_model *m = launch(f, "m-one-", 1, 1);
+    pass(f, 500);
+    membership_broken(&f->members, w0, "connection closed");
+    pass(f, 9000);
+    assert_int_equal(w0->state, CS_DEAD);
+    assert_true(f->n_probe >= 2 && f->n_probe <= 5);
+    assert_int_equal(f->n_down, 0);
+    assert_int_equal(m->state, CS_MODEL_READY);
+    join(f, "w0", 4 * GIB); /* it wakes up: nothing was lost */
+    pass(f, 500);
+    assert_int_equal(f->n_start, 1);
+    assert_int_equal(f->n_stop, 0);
+    /* again, and now the head is dead too */
+    membership_broken(&f->members, w0, "connection closed");
+    pass(f, 6000);
+    rc_on_probe_failed(&f->rc, m, 0, f->probe_epoch + 1, f->now);
+    rc_on_probe_failed(&f->rc, m, 5, f->probe_epoch, f->now);
+    assert_int_equal(f->n_down, 0);
+    rc_on_probe_failed(&f->rc, m, f->probe_replica, f->probe_epoch, f->now);
+    assert_int_equal(f->n_down, 1);
+    pass(f, 500);
+    assert_int_equal(m->replicas[0].state, CS_REP_WAITING);
+    /* another worker has room: placed at once */
+    join(f, "w1", 4 * GIB);
+    pass(f, 2000);
+    assert_int_equal(m->state, CS_MODEL_READY);
+}
+
 static void suspect_gets_nothing_while_another_can(void **state)
 {
     struct fake *f = *state;
@@ -867,6 +918,7 @@ int main(void)
         T(one_shard_of_two_dies),
         T(dead_worker_is_replaced),
         T(dead_worker_without_replacement_waits),
+        T(frozen_worker_keeps_answering),
         T(suspect_gets_nothing_while_another_can),
         T(worker_restart_is_not_the_models_fault),
         T(adoption),
