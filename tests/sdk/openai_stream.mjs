@@ -7,7 +7,11 @@ const OpenAI = require('openai').default ?? require('openai');
 const client = new OpenAI({ baseURL: process.env.ENDPOINT + '/v1', apiKey: 'unused', maxRetries: 0 });
 const stream = await client.chat.completions.create({
   model: 'smollm2',
-  messages: [{ role: 'user', content: 'What is the capital of France?' }],
+  messages: [
+    { role: 'user', content: 'My name is Ada.' },
+    { role: 'assistant', content: 'Nice to meet you, Ada!' },
+    { role: 'user', content: 'What is my name?' },
+  ],
   temperature: 0,
   max_tokens: 40,
   stream: true,

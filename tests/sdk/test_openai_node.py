@@ -21,5 +21,5 @@ def test_streamed_chat(chat_cluster):
                                 NODE_MODULES=str(MODULES)))
     assert r.returncode == 0, r.stderr
     answer = json.loads(r.stdout)
-    assert "Paris" in answer["text"] and answer["chunks"] > 3
+    assert "Ada" in answer["text"] and answer["chunks"] > 3
     assert answer["reason"] == "stop" and answer["missing"] == 404
