@@ -124,7 +124,9 @@ static void remove_tree(const char *dir, int depth)
 static void set_progress(struct fetch *f, unsigned from, unsigned to, uint64_t done, uint64_t all)
 {
     double part = all ? (double)done / (double)all : 0;
-    atomic_store(&f->progress, from + (unsigned)((part > 1 ? 1 : part) * (to - from)));
+    unsigned now = from + (unsigned)((part > 1 ? 1 : part) * (to - from));
+    if (now > atomic_load(&f->progress)) /* files move while they are measured */
+        atomic_store(&f->progress, now);
 }
 
 static bool download_tick(void *ctx, struct err *e)
