@@ -194,7 +194,7 @@ static void put_scales(const struct kern_shape *s, unsigned r, unsigned row, con
         break;
     case QT_IQ4_XS: {
         unsigned high = p[2] | (unsigned)p[3] << 8;
-        unsigned ls = (p[4 + b / 2] >> 4 * (b & 1) & 15u) | (high >> 2 * b & 3u) << 4;
+        unsigned ls = ((unsigned)p[4 + b / 2] >> 4 * (b & 1) & 15u) | (high >> 2 * b & 3u) << 4;
         to[row] = (uint8_t)(ls - 32);
         break;
     }
