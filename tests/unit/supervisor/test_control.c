@@ -6,9 +6,9 @@
 #include "proto/rpc.h"
 #include "supervisor/control/control.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,13 +27,14 @@ struct fake_worker {
     uint64_t incarnation;
     struct rpc_channel *channel;
     struct rpc_stream *stream;
-    pthread_mutex_t lock;
+    /* Written by the RPC thread, read by the test after the counter that follows them. */
     struct fake_shard shards[16];
     size_t n_shards;
-    unsigned n_prepare, n_start, n_stop, n_link;
-    bool welcome, closed, silent, shutdown;
     char refused[200];
-    const char *prepare_error;
+    atomic_uint n_prepare, n_start, n_stop, n_link;
+    atomic_bool welcome, closed, shutdown;
+    atomic_bool silent;
+    const char *_Atomic prepare_error;
 };
 
 static void say(struct fake_worker *w, Quire__WorkerUp *up)
@@ -98,11 +99,10 @@ static void on_message(struct rpc_stream *s, const void *data, size_t n, void *c
     Quire__SupervisorDown *d =
         (Quire__SupervisorDown *)rpc_unpack(&quire__supervisor_down__descriptor, data, n, 1 << 20);
     assert_non_null(d);
-    pthread_mutex_lock(&w->lock);
     switch (d->kind_case) {
     case QUIRE__SUPERVISOR_DOWN__KIND_WELCOME:
-        w->welcome = true;
         snprintf(w->refused, sizeof w->refused, "%s", d->welcome->refused);
+        w->welcome = true;
         break;
     case QUIRE__SUPERVISOR_DOWN__KIND_PREPARE:
         w->n_prepare++;
@@ -132,7 +132,6 @@ static void on_message(struct rpc_stream *s, const void *data, size_t n, void *c
     default:
         break;
     }
-    pthread_mutex_unlock(&w->lock);
     rpc_msg_free(&d->base);
 }
 
@@ -142,9 +141,7 @@ static void on_close(struct rpc_stream *s, enum rpc_status status, const char *m
     (void)status;
     (void)msg;
     struct fake_worker *w = ctx;
-    pthread_mutex_lock(&w->lock);
     w->closed = true;
-    pthread_mutex_unlock(&w->lock);
 }
 
 static const struct rpc_handler HANDLER = {.on_message = on_message, .on_close = on_close};
@@ -271,7 +268,6 @@ static int teardown(void **state)
 static struct fake_worker *worker_new(const char *id, uint64_t incarnation)
 {
     struct fake_worker *w = calloc(1, sizeof *w);
-    pthread_mutex_init(&w->lock, NULL);
     w->id = id;
     w->incarnation = incarnation;
     return w;
@@ -344,7 +340,6 @@ static void hang_up(struct bench *b, struct fake_worker *w)
 
 static void worker_free(struct fake_worker *w)
 {
-    pthread_mutex_destroy(&w->lock);
     free(w);
 }
 
