@@ -16,10 +16,9 @@ BAD = [
     ("/v1/completions", b"", 400, None),
     ("/v1/completions", b'{"model": "story", "prompt": "\xff"}', 400, None),
     ("/v1/completions", b"[" * 100000, 400, None),
-    ("/v1/completions", {"prompt": "x"}, 400, "model"),
     ("/v1/completions", {**TEXT, "model": "nobody"}, 404, "model"),
     ("/v1/completions", {**TEXT, "model": 3}, 400, "model"),
-    ("/v1/completions", {**TEXT, "max_tokens": -1}, 400, "max_tokens"),
+    ("/v1/completions", {**TEXT, "max_tokens": -2}, 400, "max_tokens"),
     ("/v1/completions", {**TEXT, "max_tokens": "many"}, 400, "max_tokens"),
     ("/v1/completions", {**TEXT, "temperature": 2.5}, 400, "temperature"),
     ("/v1/completions", {**TEXT, "temperature": "hot"}, 400, "temperature"),
@@ -65,11 +64,6 @@ def test_wrong_method_path_and_type(story):
     r = story.post("/v1/completions", "model=story", headers={
         "Content-Type": "application/x-www-form-urlencoded"})
     assert r.status in (400, 415) and r.json["error"]["message"]
-
-
-def test_a_model_without_template_cannot_chat(story):
-    r = story.post("/v1/chat/completions", CHAT)
-    assert r.status == 400 and r.json["error"]["message"]
 
 
 def test_huge_body_is_refused_without_reading_it(story):
