@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* File blocks to panels, for panels of 8 and 16 rows. Layout: kern_impl.h. */
 #include "quant/kern_impl.h"
+#include "quant/simd.h"
 
 #include <string.h>
 
@@ -23,71 +24,76 @@ static uint32_t rd32(const uint8_t *p)
     return v;
 }
 
-static void nibbles_16_16(const uint8_t *qs, uint8_t codes[32])
+/* Four codes are one word: SWAR arithmetic, which compilers turn into vectors. */
+
+INLINE void nibbles_16_16(const uint8_t *qs, uint32_t w[8])
 {
-    for (int j = 0; j < 16; j++) {
-        codes[j] = qs[j] & 15;
-        codes[j + 16] = qs[j] >> 4;
+    for (unsigned k = 0; k < 4; k++) {
+        uint32_t v = rd32(qs + 4 * k);
+        w[k] = v & 0x0f0f0f0fu;
+        w[k + 4] = v >> 4 & 0x0f0f0f0fu;
     }
 }
 
-static void fifth_bits(uint32_t qh, uint8_t codes[32])
+/* Bit 4k + j of qh becomes bit 4 of byte j of word k: the product puts four copies side by
+ * side, 7 bits apart, so that each byte finds its bit at the bottom. */
+INLINE void fifth_bits(uint32_t qh, uint32_t w[8])
 {
-    for (int j = 0; j < 32; j++)
-        codes[j] = (uint8_t)(codes[j] | (qh >> j & 1u) << 4);
+    for (unsigned k = 0; k < 8; k++)
+        w[k] |= ((qh >> 4 * k & 15u) * 0x00204081u & 0x01010101u) << 4;
 }
 
 /* Unsigned codes of columns 32b..32b+31 of one file block. */
-static void extract(const struct kern_shape *s, const uint8_t *p, unsigned b, uint8_t codes[32])
+INLINE void extract(const struct kern_shape s, const uint8_t *p, unsigned b, uint32_t w[8])
 {
-    unsigned half = b / 4, g = b % 4;
-    switch (s->type) {
+    const unsigned half = b / 4, g = b % 4;
+    switch (s.type) {
     case QT_Q4_0:
     case QT_IQ4_NL:
-        nibbles_16_16(p + 2, codes);
+        nibbles_16_16(p + 2, w);
         break;
     case QT_Q4_1:
-        nibbles_16_16(p + 4, codes);
+        nibbles_16_16(p + 4, w);
         break;
     case QT_Q5_0:
-        nibbles_16_16(p + 6, codes);
-        fifth_bits(rd32(p + 2), codes);
+        nibbles_16_16(p + 6, w);
+        fifth_bits(rd32(p + 2), w);
         break;
     case QT_Q5_1:
-        nibbles_16_16(p + 8, codes);
-        fifth_bits(rd32(p + 4), codes);
+        nibbles_16_16(p + 8, w);
+        fifth_bits(rd32(p + 4), w);
         break;
     case QT_Q8_0:
-        for (int j = 0; j < 32; j++)
-            codes[j] = p[2 + j] ^ 0x80;
+        for (unsigned k = 0; k < 8; k++)
+            w[k] = rd32(p + 2 + 4 * k) ^ 0x80808080u;
         break;
     case QT_Q2_K:
-        for (int j = 0; j < 32; j++)
-            codes[j] = p[16 + 32 * half + (unsigned)j] >> 2 * g & 3;
+        for (unsigned k = 0; k < 8; k++)
+            w[k] = rd32(p + 16 + 32 * half + 4 * k) >> 2 * g & 0x03030303u;
         break;
     case QT_Q3_K:
-        for (int j = 0; j < 32; j++)
-            codes[j] =
-                (uint8_t)((p[32 + 32 * half + (unsigned)j] >> 2 * g & 3) | (p[j] >> b & 1) << 2);
+        for (unsigned k = 0; k < 8; k++)
+            w[k] = (rd32(p + 32 + 32 * half + 4 * k) >> 2 * g & 0x03030303u) |
+                   (rd32(p + 4 * k) >> b & 0x01010101u) << 2;
         break;
     case QT_Q4_K:
-    case QT_Q5_K: {
-        const uint8_t *qs = p + (s->type == QT_Q4_K ? 16 : 48) + 32 * (b / 2);
-        for (int j = 0; j < 32; j++)
-            codes[j] = qs[j] >> 4 * (b & 1) & 15;
-        if (s->type == QT_Q5_K)
-            for (int j = 0; j < 32; j++)
-                codes[j] = (uint8_t)(codes[j] | (p[16 + j] >> b & 1) << 4);
+        for (unsigned k = 0; k < 8; k++)
+            w[k] = rd32(p + 16 + 32 * (b / 2) + 4 * k) >> 4 * (b & 1) & 0x0f0f0f0fu;
         break;
-    }
-    case QT_Q6_K: {
-        const uint8_t *ql = p + 64 * half + 32 * (g & 1), *qh = p + 128 + 32 * half;
-        for (int j = 0; j < 32; j++)
-            codes[j] = (uint8_t)((ql[j] >> 4 * (g >> 1) & 15) | (qh[j] >> 2 * g & 3) << 4);
+    case QT_Q5_K:
+        for (unsigned k = 0; k < 8; k++)
+            w[k] = (rd32(p + 48 + 32 * (b / 2) + 4 * k) >> 4 * (b & 1) & 0x0f0f0f0fu) |
+                   (rd32(p + 16 + 4 * k) >> b & 0x01010101u) << 4;
         break;
-    }
+    case QT_Q6_K:
+        for (unsigned k = 0; k < 8; k++) {
+            uint32_t low = rd32(p + 64 * half + 32 * (g & 1) + 4 * k);
+            uint32_t high = rd32(p + 128 + 32 * half + 4 * k);
+            w[k] = (low >> 4 * (g >> 1) & 0x0f0f0f0fu) | (high >> 2 * g & 0x03030303u) << 4;
+        }
+        break;
     case QT_IQ4_XS:
-        nibbles_16_16(p + 8 + 16 * b, codes);
+        nibbles_16_16(p + 8 + 16 * b, w);
         break;
     default:
         break;
@@ -96,27 +102,27 @@ static void extract(const struct kern_shape *s, const uint8_t *p, unsigned b, ui
 
 /* Planes of one row and 32 columns; `to` is the low plane of the block. Words of four codes
  * move whole: the lane of a row is 32 bits wide. */
-static void put_codes(const struct kern_shape *s, unsigned r, unsigned row, const uint8_t codes[32],
+INLINE void put_codes(const struct kern_shape s, unsigned r, unsigned row, const uint32_t w[8],
                       uint8_t *to)
 {
-    uint32_t w[8], high[2] = {0, 0};
-    memcpy(w, codes, 32);
-    size_t plane = 4 * (size_t)r;
-    if (s->bits == 8) {
+    const size_t plane = 4 * (size_t)r;
+    to += 4 * row;
+    if (s.bits == 8) {
         for (unsigned g = 0; g < 8; g++)
-            memcpy(to + plane * g + 4 * row, &w[g], 4);
+            memcpy(to + plane * g, &w[g], 4);
         return;
     }
     for (unsigned g = 0; g < 4; g++) {
         uint32_t v = (w[2 * g] & 0x0f0f0f0fu) | (w[2 * g + 1] & 0x0f0f0f0fu) << 4;
-        memcpy(to + plane * g + 4 * row, &v, 4);
+        memcpy(to + plane * g, &v, 4);
     }
-    to += 4 * plane + 4 * row;
-    if (s->bits == 5) {
+    to += 4 * plane;
+    uint32_t high[2] = {0, 0};
+    if (s.bits == 5) {
         for (unsigned g = 0; g < 8; g++)
             high[0] |= (w[g] >> 4 & 0x01010101u) << g;
         memcpy(to, &high[0], 4);
-    } else if (s->bits == 6) {
+    } else if (s.bits == 6) {
         for (unsigned g = 0; g < 4; g++) {
             high[0] |= (w[g] >> 4 & 0x03030303u) << 2 * g;
             high[1] |= (w[g + 4] >> 4 & 0x03030303u) << 2 * g;
@@ -126,16 +132,16 @@ static void put_codes(const struct kern_shape *s, unsigned r, unsigned row, cons
     }
 }
 
-static void put_half(uint8_t *to, const uint8_t *from, unsigned flip_sign)
+INLINE void put_half(uint8_t *to, const uint8_t *from, unsigned flip_sign)
 {
     to[0] = from[0];
     to[1] = (uint8_t)(from[1] ^ (flip_sign ? 0x80 : 0));
 }
 
-static void put_head(const struct kern_shape *s, unsigned r, unsigned row, const uint8_t *p,
+INLINE void put_head(const struct kern_shape s, unsigned r, unsigned row, const uint8_t *p,
                      uint8_t *to)
 {
-    switch (s->type) {
+    switch (s.type) {
     case QT_Q2_K:
         put_half(to + 2 * row, p + 80, 0);
         put_half(to + 2 * r + 2 * row, p + 82, 1);
@@ -165,10 +171,10 @@ static uint8_t q3_scale(const uint8_t *sc, unsigned j)
     return (uint8_t)((low | (sc[8 + j % 4] >> 2 * (j / 4) & 3) << 4) - 32);
 }
 
-static void put_scales(const struct kern_shape *s, unsigned r, unsigned row, const uint8_t *p,
+INLINE void put_scales(const struct kern_shape s, unsigned r, unsigned row, const uint8_t *p,
                        unsigned b, uint8_t *to)
 {
-    switch (s->type) {
+    switch (s.type) {
     case QT_Q4_1:
     case QT_Q5_1:
         put_half(to + 2 * r + 2 * row, p + 2, 0);
@@ -204,25 +210,28 @@ static void put_scales(const struct kern_shape *s, unsigned r, unsigned row, con
     }
 }
 
-static inline __attribute__((always_inline)) void shape_pack(const struct kern_shape s, unsigned r,
-                                                             const uint8_t *rows, size_t row_bytes,
-                                                             uint32_t n_rows, uint32_t cols,
-                                                             uint8_t *panel)
+INLINE void shape_pack(const struct kern_shape s, unsigned r, const uint8_t *rows, size_t row_bytes,
+                       uint32_t n_rows, uint32_t cols, uint8_t *panel)
 {
-    uint32_t super = kern_super_cols(&s);
-    size_t file_block = qtype_info(s.type)->block_bytes;
-    size_t scales = kern_scale_bytes(&s, r), block = scales + kern_code_bytes(&s, r);
-    memset(panel, 0, shape_panel_bytes(&s, r, cols));
+    const uint32_t super = kern_super_cols(&s);
+    const size_t file_block = qtype_info(s.type)->block_bytes;
+    const size_t head_bytes = kern_head_bytes(&s, r), scales = kern_scale_bytes(&s, r);
+    const size_t block = scales + kern_code_bytes(&s, r), step = head_bytes + super / 32 * block;
+    const size_t used = cols / super * step, all = shape_panel_bytes(&s, r, cols);
+    if (n_rows < r)
+        memset(panel, 0, used);
+    memset(panel + used, 0, all - used);
     for (uint32_t k = 0; k < cols / super; k++) {
-        uint8_t *head = panel + k * (kern_head_bytes(&s, r) + super / 32 * block);
+        uint8_t *head = panel + k * step;
         for (unsigned row = 0; row < n_rows; row++) {
             const uint8_t *p = rows + row * row_bytes + k * file_block;
-            put_head(&s, r, row, p, head);
+            put_head(s, r, row, p, head);
             for (unsigned b = 0; b < super / 32; b++) {
-                uint8_t codes[32], *to = head + kern_head_bytes(&s, r) + b * block;
-                put_scales(&s, r, row, p, b, to);
-                extract(&s, p, b, codes);
-                put_codes(&s, r, row, codes, to + scales);
+                uint32_t w[8];
+                uint8_t *to = head + head_bytes + b * block;
+                put_scales(s, r, row, p, b, to);
+                extract(s, p, b, w);
+                put_codes(s, r, row, w, to + scales);
             }
         }
     }
