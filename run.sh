@@ -126,7 +126,7 @@ if [ "$model" = story ]; then
     path=completions
     body='{"model": "story", "prompt": "Once upon a time", "max_tokens": 60}'
 else
-    question="What is the capital of France?"
+    question="What is gravity?"
     echo "> $question"
     "$quire" chat --model-uid "$model" --temperature 0 --max-tokens 120 "$question"
     path=chat/completions
