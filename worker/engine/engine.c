@@ -37,7 +37,8 @@ struct engine {
     pthread_t thread;
     bool has_thread;
     struct mbox mbox;
-    struct request_msg msg_stop;
+    struct request_msg msg_stop, msg_lost;
+    atomic_bool lost_sent; /* msg_lost is in the mailbox */
     atomic_bool stopping, ready;
     pthread_mutex_t submit_lock; /* orders the last submit before the stop message */
     bool closed_for_submit;
@@ -62,6 +63,14 @@ struct engine {
 };
 
 static void *engine_main(void *arg);
+
+/* A peer was lost, perhaps while nothing runs: let the engine look. Any thread. */
+static void on_pipeline_lost(void *ctx)
+{
+    struct engine *en = ctx;
+    if (!atomic_exchange(&en->lost_sent, true))
+        mbox_push_force(&en->mbox, &en->msg_lost.link);
+}
 
 int engine_open(struct engine **out, const struct engine_config *cfg, struct err *e)
 {
@@ -98,6 +107,8 @@ int engine_open(struct engine **out, const struct engine_config *cfg, struct err
             en->banned[en->n_eog++] = i;
     atomic_store(&en->ready, pipeline_ready(cfg->pipeline));
     atomic_store(&en->s_free, cfg->n_pages);
+    if (rc == 0)
+        pipeline_on_lost(cfg->pipeline, on_pipeline_lost, en);
     if (rc == 0 && pthread_create(&en->thread, NULL, engine_main, en) != 0)
         rc = err_set(e, Q_EIO, "cannot start the engine thread");
     if (rc != 0) {
@@ -129,10 +140,11 @@ void engine_close(struct engine *en)
     if (!en)
         return;
     engine_stop(en);
+    pipeline_on_lost(en->cfg.pipeline, NULL, NULL);
     for (struct mbox_msg *m = mbox_take(&en->mbox), *next; m; m = next) {
         next = m->next;
         struct request *r = ((struct request_msg *)(void *)m)->req;
-        request_unref(r); /* pokes after the end; NULL is fine */
+        request_unref(r); /* pokes after the end; NULL: our own */
     }
     mbox_fini(&en->mbox);
     pthread_mutex_destroy(&en->submit_lock);
@@ -380,6 +392,11 @@ static bool handle(struct engine *en, struct mbox_msg *list)
         struct request_msg *m = (struct request_msg *)(void *)list;
         if (m == &en->msg_stop) {
             go_on = false;
+        } else if (m == &en->msg_lost) {
+            struct err e = {0};
+            atomic_store(&en->lost_sent, false);
+            if (atomic_load(&en->ready) && pipeline_check(en->cfg.pipeline, &e) != 0)
+                lost(en, &e);
         } else if (!m->req) {
             do_link(en, (struct link_msg *)(void *)m);
         } else if (m == &m->req->msg_submit) {

@@ -82,6 +82,12 @@ void pipeline_interrupt(struct pipeline *p)
         stage_link_interrupt(p->link);
 }
 
+void pipeline_on_lost(struct pipeline *p, void (*fn)(void *ctx), void *ctx)
+{
+    if (p->link)
+        stage_link_on_lost(p->link, fn, ctx);
+}
+
 /* Nothing under way survives a failure. */
 static int failed(struct pipeline *p, int rc)
 {
@@ -89,6 +95,12 @@ static int failed(struct pipeline *p, int rc)
     if (p->link)
         stage_link_drop(p->link);
     return rc;
+}
+
+int pipeline_check(struct pipeline *p, struct err *e)
+{
+    int rc = p->link ? stage_link_check(p->link, e) : 0;
+    return rc != 0 ? failed(p, rc) : 0;
 }
 
 int pipeline_submit(struct pipeline *p, const struct step *s, struct err *e)

@@ -67,6 +67,11 @@ Q_MUST_CHECK int pipeline_submit(struct pipeline *p, const struct step *s, struc
 /* Wait for the oldest step: *logits is [n_out][n_vocab], valid until the next call. */
 Q_MUST_CHECK int pipeline_complete(struct pipeline *p, uint64_t *step_id, const float **logits,
                                    struct err *e);
+/* Is the session alive? Otherwise how it was lost; the pipeline is not ready then. */
+Q_MUST_CHECK int pipeline_check(struct pipeline *p, struct err *e);
+/* fn runs, on any thread, whenever a peer is lost; it must not call back. NULL: no more, and none
+ * is running when this returns. */
+void pipeline_on_lost(struct pipeline *p, void (*fn)(void *ctx), void *ctx);
 /* Make a waiting pipeline_complete or pipeline_link fail with Q_ECANCELLED, now and for ever. */
 void pipeline_interrupt(struct pipeline *p);
 

@@ -8,9 +8,11 @@
 
 /* Below this temperature the division by it could overflow; the result is greedy anyway. */
 #define MIN_TEMPERATURE 1e-5
-/* exp(-80) times a million tokens is far below one part in 2^53. */
-#define MIN_Z (-80.0f)
-#define SEEN  UINT32_C(0x80000000)
+/* All tokens of a vocabulary together weigh below 2^-24 of the best one under this: they are left
+ * out, and nobody can tell. */
+#define MIN_Z   (-32.0f)
+#define BUCKETS 512 /* of z, for top-p */
+#define SEEN    UINT32_C(0x80000000)
 
 struct sampler {
     uint32_t n_vocab;
@@ -102,7 +104,7 @@ double sampler_uniform(uint64_t seed, uint32_t choice, uint32_t position)
     return (double)(x >> 11) * 0x1p-53;
 }
 
-/* e^x for x in [-80, 0], relative error below 3e-7. Plain multiplications and additions: the
+/* e^x for x in [-32, 0], relative error below 3e-7. Plain multiplications and additions: the
  * compiler vectorises it, and every machine gets the same bits. */
 static inline float exp_neg(float x)
 {
@@ -212,12 +214,23 @@ static const float *adjust(struct sampler *s, const struct sampler_params *p,
     return s->logits;
 }
 
+/* Sixteen maxima side by side: the compiler may not reorder one chain of comparisons. NaN loses
+ * every comparison. */
 static float max_of(const float *x, uint32_t n)
 {
-    float m = -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        m = x[i] > m ? x[i] : m; /* false for NaN */
-    return m;
+    enum { LANES = 16 };
+    float m[LANES], best = -INFINITY;
+    uint32_t i = 0;
+    for (uint32_t k = 0; k < LANES; k++)
+        m[k] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (uint32_t k = 0; k < LANES; k++)
+            m[k] = x[i + k] > m[k] ? x[i + k] : m[k];
+    for (; i < n; i++)
+        best = x[i] > best ? x[i] : best;
+    for (uint32_t k = 0; k < LANES; k++)
+        best = m[k] > best ? m[k] : best;
+    return best;
 }
 
 /* The first position of the maximum; 0 when there is none (all NaN or minus infinity). */
@@ -280,27 +293,40 @@ static float key_z(uint64_t key)
     return z;
 }
 
-/* The smallest set of best candidates whose mass reaches top_p. */
+static uint32_t bucket_of(float z)
+{
+    uint32_t b = (uint32_t)(z * ((float)BUCKETS / MIN_Z));
+    return b < BUCKETS ? b : BUCKETS - 1;
+}
+
+/* The smallest set of best candidates whose mass reaches top_p. Buckets by z say where the
+ * border lies; only the candidates of that bucket are put in order. */
 static uint32_t filter_top_p(struct sampler *s, uint32_t n, double top_p, double total)
 {
     if (top_p >= 1 || n == 1)
         return n;
-    /* Candidates below this sum up to less than 1 - top_p: none of them is needed. */
-    float floor_p = (float)((1 - top_p) * total / n * 0.999);
+    double mass[BUCKETS] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        mass[bucket_of(s->z[i])] += (double)s->p[i];
+    double target = top_p * total, sum = 0;
+    uint32_t border = 0;
+    while (border < BUCKETS && sum + mass[border] < target)
+        sum += mass[border++];
+    if (border == BUCKETS)
+        return n; /* rounding: the target is all there is */
     size_t m = 0;
     for (uint32_t i = 0; i < n; i++)
-        if (s->p[i] >= floor_p || s->z[i] >= 0)
+        if (bucket_of(s->z[i]) == border)
             s->heap[m++] = ~order_key(s->z[i], s->id[i]); /* inverted: best at the root */
     heapify(s->heap, m);
-    double target = top_p * total, mass = 0;
     uint64_t last;
     do {
         last = ~s->heap[0];
-        mass += (double)exp_neg(key_z(last));
+        sum += (double)exp_neg(key_z(last));
         s->heap[0] = s->heap[--m];
         if (m)
             sift_down(s->heap, m, 0);
-    } while (mass < target && m);
+    } while (sum < target && m);
     return keep_from(s, n, last);
 }
 

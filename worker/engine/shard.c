@@ -88,8 +88,8 @@ static uint32_t default_pages(const struct shard *s)
     const struct shard_config *c = &s->cfg;
     uint64_t one = (c->n_ctx + BACKEND_PAGE_TOKENS - 1) / BACKEND_PAGE_TOKENS;
     uint64_t some = NUM_MIN(4 * one, (uint64_t)c->max_seqs * 1024 / BACKEND_PAGE_TOKENS);
-    uint64_t bytes = (uint64_t)model_kv_bytes_per_token(s->model, c->kv) * BACKEND_PAGE_TOKENS *
-                     NUM_MAX(c->layer_to - c->layer_from, 1);
+    uint64_t bytes = (uint64_t)model_kv_bytes_per_token(s->model, (int)c->kv) *
+                     BACKEND_PAGE_TOKENS * NUM_MAX(c->layer_to - c->layer_from, 1);
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     uint64_t room = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / 4 : UINT64_MAX;
     if (bytes > 0)

@@ -41,6 +41,8 @@ struct stage_link {
 
     pthread_mutex_t lock;
     pthread_cond_t cond; /* anything below changed */
+    void (*on_lost)(void *ctx);
+    void *on_lost_ctx;
     uint64_t session;    /* 0: none */
     unsigned n_streams;  /* whose on_close has not run */
     uint64_t n_writable; /* counts on_writable, so that none is missed */
@@ -96,6 +98,26 @@ void stage_link_interrupt(struct stage_link *l)
     pthread_mutex_unlock(&l->lock);
 }
 
+void stage_link_on_lost(struct stage_link *l, void (*fn)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&l->lock);
+    l->on_lost = fn;
+    l->on_lost_ctx = ctx;
+    pthread_mutex_unlock(&l->lock);
+}
+
+int stage_link_check(struct stage_link *l, struct err *e)
+{
+    int rc = 0;
+    pthread_mutex_lock(&l->lock);
+    if (l->lost_code)
+        rc = err_set(e, l->lost_code, "%s", l->lost);
+    else if (!l->up || l->interrupted)
+        rc = err_set(e, Q_EUNAVAILABLE, "the model is not linked to its other shards");
+    pthread_mutex_unlock(&l->lock);
+    return rc;
+}
+
 /* ---- callbacks, on the loop thread -------------------------------------------------------- */
 
 static void set_lost_locked(struct stage_link *l, uint32_t index, const char *why)
@@ -106,6 +128,8 @@ static void set_lost_locked(struct stage_link *l, uint32_t index, const char *wh
     snprintf(l->lost, sizeof(l->lost), "shard %u of %u of %s was lost (%s)", index + 1,
              l->cfg.n_shards, l->cfg.replica_id, why);
     pthread_cond_broadcast(&l->cond);
+    if (l->on_lost)
+        l->on_lost(l->on_lost_ctx);
 }
 
 static void take_ready(struct peer *p, const Quire__SessionReady *r)
@@ -414,17 +438,11 @@ int stage_link_connect(struct stage_link *l, const char *const *addr, uint32_t n
 
 int stage_link_plan(struct stage_link *l, const struct step *s, struct err *e)
 {
-    if (!stage_link_ready(l)) {
-        pthread_mutex_lock(&l->lock);
-        int rc = l->lost_code
-                     ? err_set(e, l->lost_code, "%s", l->lost)
-                     : err_set(e, Q_EUNAVAILABLE, "the model is not linked to its other shards");
-        pthread_mutex_unlock(&l->lock);
+    int rc = stage_link_check(l, e);
+    if (rc != 0)
         return rc;
-    }
     Quire__PlanSeq *seqs = calloc(s->n_seqs, sizeof(*seqs));
     Quire__PlanSeq **list = calloc(s->n_seqs, sizeof(*list));
-    int rc = 0;
     if (!seqs || !list)
         rc = err_set(e, Q_ENOMEM, "out of memory for a plan of %u sequences", s->n_seqs);
     Quire__StepPlan plan = QUIRE__STEP_PLAN__INIT;

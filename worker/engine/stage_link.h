@@ -21,6 +21,11 @@ Q_MUST_CHECK int stage_link_open(struct stage_link **out, const struct pipeline_
 void stage_link_close(struct stage_link *l); /* NULL is fine */
 bool stage_link_ready(const struct stage_link *l);
 void stage_link_interrupt(struct stage_link *l);
+/* fn runs on the loop thread, under our lock, when a session is lost. NULL: no more, and none
+ * is running when this returns. */
+void stage_link_on_lost(struct stage_link *l, void (*fn)(void *ctx), void *ctx);
+/* 0, or why there is no session. */
+Q_MUST_CHECK int stage_link_check(struct stage_link *l, struct err *e);
 
 Q_MUST_CHECK int stage_link_connect(struct stage_link *l, const char *const *peers,
                                     uint32_t n_peers, uint64_t epoch, uint64_t until_ms,

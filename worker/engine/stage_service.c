@@ -9,7 +9,6 @@
 #include "worker/engine/pipeline.h"
 #include "worker/engine/stage_wire.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +24,7 @@ enum mail_kind {
     MAIL_PLAN,  /* a StepPlan on stream */
     MAIL_ROWS,  /* hidden rows */
     MAIL_ENDED, /* a Session stream is over */
-    MAIL_NEXT,  /* our Hidden stream to the next shard is over */
-    MAIL_STOP
+    MAIL_NEXT   /* our Hidden stream to the next shard is over */
 };
 
 struct mail {
@@ -57,7 +55,7 @@ struct stage_service {
     struct mbox mbox;
     pthread_t thread;
     bool has_thread;
-    struct mail stop_mail;
+    struct mbox_msg stop_mail;
 
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -90,7 +88,6 @@ int stage_service_open(struct stage_service **out, const struct stage_service_co
     s->epoch = cfg->epoch;
     s->plans.tail = &s->plans.head;
     s->rows.tail = &s->rows.head;
-    s->stop_mail.kind = MAIL_STOP;
     mbox_init(&s->mbox, MAX_MAIL, NULL, NULL);
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_t attr;
@@ -129,7 +126,7 @@ void stage_service_stop(struct stage_service *s)
 {
     if (!s->has_thread)
         return;
-    mbox_push_force(&s->mbox, &s->stop_mail.link);
+    mbox_push_force(&s->mbox, &s->stop_mail);
     pthread_mutex_lock(&s->lock);
     s->stopped = true;
     pthread_cond_broadcast(&s->cond);
@@ -547,8 +544,6 @@ static void take_mail(struct stage_service *s, struct mail *m)
             end_session(s, RPC_UNAVAILABLE, why);
         }
         break;
-    case MAIL_STOP:
-        assert(0);
     }
     mail_free(m);
 }
@@ -562,7 +557,7 @@ static void *compute_main(void *arg)
             s->plans.n && s->rows.n ? mbox_take(&s->mbox) : mbox_wait(&s->mbox, UINT64_MAX);
         for (struct mbox_msg *next; list; list = next) {
             next = list->next;
-            if (list == &s->stop_mail.link)
+            if (list == &s->stop_mail)
                 stop = true;
             else
                 take_mail(s, (struct mail *)(void *)list);

@@ -286,6 +286,27 @@ static void test_lost_shard_and_relink(void **state)
     split_close(&s);
 }
 
+static void test_loss_while_idle_is_noticed(void **state)
+{
+    (void)state;
+    struct split s;
+    struct engine_stats st;
+    split_open(&s, 3);
+    must_link(&s, 1);
+    shard_close(&s.shards[2]);
+    uint64_t until = clock_mono_ms() + 5000;
+    do {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        engine_stats(s.en, &st);
+    } while (st.ready && clock_mono_ms() < until);
+    assert_false(st.ready);
+    while (atomic_load(&s.n_lost) == 0 && clock_mono_ms() < until)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    assert_int_equal(atomic_load(&s.n_lost), 1);
+    assert_non_null(strstr(s.lost, "of 3 of uid-rep0 was lost"));
+    split_close(&s);
+}
+
 static void test_refused_links(void **state)
 {
     (void)state;
@@ -473,6 +494,7 @@ int main(void)
         cmocka_unit_test(test_split_changes_nothing),
         cmocka_unit_test(test_cancel_under_way),
         cmocka_unit_test(test_lost_shard_and_relink),
+        cmocka_unit_test(test_loss_while_idle_is_noticed),
         cmocka_unit_test(test_refused_links),
         cmocka_unit_test(test_bad_messages_end_the_session),
     };
