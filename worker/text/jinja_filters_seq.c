@@ -330,8 +330,8 @@ static struct jx_list *items_or_none(struct jx *r, struct jx_val v)
 static struct jx_args rest_of(const struct jx_args *a, size_t from)
 {
     struct jx_args rest = *a;
-    rest.v = a->v + NUM_MIN(from, a->n);
-    rest.n = a->n - NUM_MIN(from, a->n);
+    rest.n = a->n > from ? a->n - from : 0;
+    rest.v = rest.n ? a->v + from : NULL;
     return rest;
 }
 

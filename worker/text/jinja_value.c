@@ -505,10 +505,10 @@ struct jx_list *jx_items(struct jx *r, struct jx_val v)
         l = jx_list_new(r, 0);
         if (!l)
             return NULL;
-        l->v = v.u.l->v + v.u.l->pos;
-        l->n = l->cap = v.u.l->n - v.u.l->pos;
-        if (!l->n)
-            l->v = NULL;
+        if (v.u.l->pos < v.u.l->n) {
+            l->v = v.u.l->v + v.u.l->pos;
+            l->n = l->cap = v.u.l->n - v.u.l->pos;
+        }
         v.u.l->pos = v.u.l->n;
         return l;
     case JX_DICT:
