@@ -11,6 +11,7 @@
 
 static struct kern_rows tables[3];
 static struct kern levels[3];
+size_t kern_ahead_bytes;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static size_t act_bytes_f32(uint32_t cols)
@@ -92,10 +93,18 @@ static enum kern_level detect(void)
 
 static enum kern_level detected;
 
+static bool made_by_intel(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && d == signature_INTEL_edx &&
+           c == signature_INTEL_ecx;
+}
+
 /* Each level starts from the weaker one and overwrites what it does better. */
 static void init(void)
 {
     detected = detect();
+    kern_ahead_bytes = made_by_intel() ? 6144 : 0;
     for (int level = KERN_REF; level <= KERN_AVX512; level++) {
         kern_rows_ref(&tables[level]);
         if (level >= KERN_AVX2)

@@ -252,12 +252,22 @@ INLINE void store_rows(float *out, __m256 v, uint32_t n_rows)
     memcpy(out, t, n_rows * sizeof *out);
 }
 
+/* Ask for the n bytes that lie kern_ahead_bytes after p. Past the end of the matrix this is a
+ * wasted request, no fault. */
+INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64)
+        _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
+}
+
 INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
                        const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
 {
     const uint32_t super = kern_super_cols(&s);
     const size_t scale_bytes = kern_scale_bytes(&s, R);
     const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
+    const size_t ahead = kern_ahead_bytes;
+    const bool few = tile <= 2; /* more tokens: arithmetic decides */
     const struct kern_act *a[MAX_TILE];
     __m256 acc[MAX_TILE];
     UNROLL for (unsigned t = 0; t < tile; t++)
@@ -274,6 +284,8 @@ INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t col
             p += kern_head_bytes(&s, R);
         }
         for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
+            if (few && ahead)
+                ask_ahead(p, ahead, block_bytes);
             struct scales w = load_scales(s, d, dmin, p);
             block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
         }
@@ -297,8 +309,11 @@ INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uin
     const size_t stride = (cols + 15u) & ~(size_t)15;
     __m256 even[MAX_TILE], odd[MAX_TILE];
     UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm256_setzero_ps();
+    const size_t ahead = kern_ahead_bytes, pair = 2 * R * (type == QT_F32 ? 4u : 2u);
     size_t c = 0;
     for (; c + 2 <= cols; c += 2) {
+        if (tile <= 2 && ahead)
+            ask_ahead(panel + c / 2 * pair, ahead, pair);
         __m256 w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
         UNROLL for (unsigned t = 0; t < tile; t++)
         {
