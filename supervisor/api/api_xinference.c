@@ -203,7 +203,8 @@ static void write_worker_models(struct buf *b, const struct control *c, const ch
         for (uint32_t k = 0; control_replica(c, m.uid, k, &rep); k++) {
             bool here = false;
             for (uint32_t n = 0; n < rep.n_shards; n++)
-                here = here || (control_shard(c, m.uid, k, n, &s) && strcmp(s.worker, worker) == 0);
+                here = here ||
+                       (control_shard(c, m.uid, rep.index, n, &s) && strcmp(s.worker, worker) == 0);
             if (!here)
                 continue;
             jw_key(b, rep.id);

@@ -300,6 +300,66 @@ static void get_replicas(struct http_req *r, void *ctx)
     buf_fini(&b);
 }
 
+static void post_replica(struct http_req *r, void *ctx)
+{
+    const struct api_site *site = ctx;
+    struct jv *body = api_json_body(r);
+    struct replica_info rep;
+    struct err e;
+    uint32_t index = 0;
+    if (!body)
+        return;
+    const struct jv *config = jv_get(body, "replica_config");
+    bool placed_by_hand = config && !jv_is(config, JV_NULL);
+    jv_free(body);
+    if (placed_by_hand) {
+        api_error(r, 400, "replica_config", NULL,
+                  "replica_config is not supported: Quire chooses the worker");
+        return;
+    }
+    const char *uid = http_param(r, "uid");
+    if (control_scale_up(site->api->control, uid, &index, &e)) {
+        api_error(r, api_xinference_status(e.code), NULL, NULL, "%s", e.msg);
+        return;
+    }
+    struct buf b;
+    buf_init(&b, 4096);
+    for (uint32_t i = 0; control_replica(site->api->control, uid, i, &rep); i++) {
+        if (rep.index != index)
+            continue;
+        jw_obj(&b);
+        jw_kint(&b, "replica_id", rep.index);
+        jw_kstr(&b, "replica_model_uid", rep.id);
+        jw_kstr(&b, "worker_address", rep.worker);
+        jw_end_obj(&b);
+        break;
+    }
+    http_respond_json(r, 200, &b);
+    buf_fini(&b);
+}
+
+static void delete_replica(struct http_req *r, void *ctx)
+{
+    const struct api_site *site = ctx;
+    const char *id = http_param(r, "id");
+    uint32_t left = 0;
+    struct err e;
+    if (!*id || strlen(id) > 9 || strspn(id, "0123456789") != strlen(id))
+        api_error(r, 400, "replica_id", NULL, "the replica id must be a number");
+    else if (control_scale_down(site->api->control, http_param(r, "uid"), (uint32_t)atoi(id), &left,
+                                &e))
+        api_error(r, api_xinference_status(e.code), NULL, NULL, "%s", e.msg);
+    else {
+        struct buf b;
+        buf_init(&b, 256);
+        jw_obj(&b);
+        jw_kint(&b, "remaining_replicas", left);
+        jw_end_obj(&b);
+        http_respond_json(r, 200, &b);
+        buf_fini(&b);
+    }
+}
+
 /* ---- progress and events ----------------------------------------------------------------- */
 
 static const char *stage_of(const char *state)
@@ -374,6 +434,8 @@ void api_xinference_models(struct http_server *s, struct api_site *site)
         {"GET", "/v1/models/{uid}/progress", get_progress},
         {"POST", "/v1/models/{uid}/cancel", post_cancel},
         {"GET", "/v1/models/{uid}/replicas", get_replicas},
+        {"POST", "/v1/models/{uid}/replicas", post_replica},
+        {"DELETE", "/v1/models/{uid}/replicas/{id}", delete_replica},
         {"GET", "/v1/models/{uid}/events", get_events},
     };
     http_server_add(s, routes, sizeof routes / sizeof routes[0], site);

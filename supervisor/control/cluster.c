@@ -20,6 +20,14 @@ struct cs_model *cs_model_find(const struct cs_models *m, const char *uid)
     return NULL;
 }
 
+struct cs_replica *cs_replica_find(const struct cs_model *m, uint32_t index)
+{
+    for (uint32_t i = 0; i < m->n_replica; i++)
+        if (m->replicas[i].index == index)
+            return &m->replicas[i];
+    return NULL;
+}
+
 struct cs_file *cs_file_find(const struct cs_model *m, const char *worker)
 {
     for (size_t i = 0; i < m->n_files; i++)

@@ -91,7 +91,7 @@ enum cs_replica_state {
 };
 
 struct cs_replica {
-    uint32_t index;
+    uint32_t index; /* its name; gaps are left by replicas that were taken away */
     uint64_t epoch;
     enum cs_replica_state state;
     uint32_t n_shards;
@@ -172,6 +172,7 @@ struct cs_orphans {
 
 struct cs_worker *cs_worker_find(const struct cs_workers *w, const char *id);
 struct cs_model *cs_model_find(const struct cs_models *m, const char *uid);
+struct cs_replica *cs_replica_find(const struct cs_model *m, uint32_t index);
 struct cs_file *cs_file_find(const struct cs_model *m, const char *worker);
 /* Free what the model owns, and the model; not info. NULL is fine. */
 void cs_model_free(struct cs_model *m);

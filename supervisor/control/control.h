@@ -78,6 +78,14 @@ Q_MUST_CHECK int control_terminate(struct control *c, const char *uid, struct er
  * Q_EINVAL when nothing is launching. Waiters get Q_ECANCELLED. */
 Q_MUST_CHECK int control_cancel(struct control *c, const char *uid, struct err *e);
 
+/* One replica more of a ready model. Q_ENOTFOUND; Q_EINVAL (not ready, or sharded); Q_EFULL with
+ * the reason when no worker has room. */
+Q_MUST_CHECK int control_scale_up(struct control *c, const char *uid, uint32_t *replica,
+                                  struct err *e);
+/* Take one away; the last one terminates the model. *left: how many remain. */
+Q_MUST_CHECK int control_scale_down(struct control *c, const char *uid, uint32_t replica,
+                                    uint32_t *left, struct err *e);
+
 /* ---- what there is ----------------------------------------------------------------------- */
 
 enum model_state { MODEL_LAUNCHING, MODEL_READY, MODEL_ERROR, MODEL_TERMINATING };
@@ -119,6 +127,7 @@ struct replica_info {
 };
 bool control_replica(const struct control *c, const char *uid, uint32_t i,
                      struct replica_info *out);
+/* replica: its index. */
 bool control_shard(const struct control *c, const char *uid, uint32_t replica, uint32_t i,
                    struct shard_info *out);
 

@@ -126,21 +126,21 @@ bool control_shard(const struct control *c, const char *uid, uint32_t replica, u
 {
     static const char *const states[] = {"UNKNOWN", "PLACED", "LOADING", "LOADED", "READY"};
     const struct cs_model *m = cs_model_find(&c->models, uid);
-    if (!m || replica >= m->n_replica || i >= m->replicas[replica].n_shards)
+    const struct cs_replica *r = m ? cs_replica_find(m, replica) : NULL;
+    if (!r || i >= r->n_shards)
         return false;
-    const struct cs_shard *s = &m->replicas[replica].shards[i];
+    const struct cs_shard *s = &r->shards[i];
     const struct cs_worker *w = cs_worker_find(&c->members.workers, s->worker);
-    *out = (struct shard_info){
-        .shard_id = s->id,
-        .worker = w ? w->address : s->worker,
-        .address = s->address,
-        .state = m->replicas[replica].state == CS_REP_READY ? "READY" : states[s->state],
-        .error = m->replicas[replica].error,
-        .index = i,
-        .layer_from = s->layer_from,
-        .layer_to = s->layer_to,
-        .mem_bytes = s->mem_bytes ? s->mem_bytes : s->reserve_bytes,
-        .pid = s->pid};
+    *out = (struct shard_info){.shard_id = s->id,
+                               .worker = w ? w->address : s->worker,
+                               .address = s->address,
+                               .state = r->state == CS_REP_READY ? "READY" : states[s->state],
+                               .error = r->error,
+                               .index = i,
+                               .layer_from = s->layer_from,
+                               .layer_to = s->layer_to,
+                               .mem_bytes = s->mem_bytes ? s->mem_bytes : s->reserve_bytes,
+                               .pid = s->pid};
     return true;
 }
 

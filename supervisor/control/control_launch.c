@@ -99,9 +99,9 @@ static int check_kind(const struct launch_request *r, struct err *e)
         return err_set(e, Q_EUNSUPPORTED,
                        "Model %.100s cannot be run in format %.40s: Quire runs ggufv2 files.",
                        r->model_name, r->format);
-    if (r->kv_type && strcasecmp(r->kv_type, "f16") != 0 && strcasecmp(r->kv_type, "q8_0") != 0 &&
-        strcasecmp(r->kv_type, "f32") != 0)
-        return err_set(e, Q_EINVAL, "unknown kv_type %.40s; known: f16, q8_0, f32", r->kv_type);
+    if (r->kv_type && strcmp(r->kv_type, "f16") != 0 && strcmp(r->kv_type, "f32") != 0)
+        return err_set(e, Q_EINVAL, "kv_type %.40s is none of those that run here: f16, f32",
+                       r->kv_type);
     return 0;
 }
 
@@ -344,6 +344,47 @@ int control_cancel(struct control *c, const char *uid, struct err *e)
     if (!m || m->launched || m->state == CS_MODEL_ERROR)
         return err_set(e, Q_EINVAL, "Model %.120s is not launching: nothing to cancel", uid);
     rc_fail(&c->rc, m, Q_ECANCELLED, "Launch of the model was cancelled", clock_mono_ms());
+    control_decide(c);
+    return 0;
+}
+
+int control_scale_up(struct control *c, const char *uid, uint32_t *replica, struct err *e)
+{
+    struct cs_model *m = cs_model_find(&c->models, uid);
+    if (!m || m->state == CS_MODEL_ERROR)
+        return err_set(e, Q_ENOTFOUND, "Model not found in the model list, uid: %.120s", uid);
+    if (!m->launched)
+        return err_set(e, Q_EINVAL, "Model %.120s is launching: wait until it is ready", uid);
+    if (m->n_worker > 1)
+        return err_set(e, Q_EINVAL, "Model %.120s is sharded over %u workers and cannot be scaled",
+                       uid, m->n_worker);
+    int rc = rc_scale_up(&c->rc, m, replica);
+    if (rc)
+        return err_set(e, rc, "no more than %d replicas are possible", CS_MAX_REPLICAS);
+    control_decide(c);
+    m = cs_model_find(&c->models, uid);
+    const struct cs_replica *r = m ? cs_replica_find(m, *replica) : NULL;
+    if (!r || r->state == CS_REP_WAITING || r->state == CS_REP_ERROR) {
+        rc = err_set(e, Q_EFULL, "%s", r ? r->error : "the model is gone");
+        if (r)
+            (void)rc_scale_down(&c->rc, m, *replica, clock_mono_ms());
+        return rc;
+    }
+    return 0;
+}
+
+int control_scale_down(struct control *c, const char *uid, uint32_t replica, uint32_t *left,
+                       struct err *e)
+{
+    struct cs_model *m = cs_model_find(&c->models, uid);
+    if (!m || !cs_replica_find(m, replica))
+        return err_set(e, Q_ENOTFOUND, "Model %.120s has no replica %u", uid, replica);
+    *left = m->n_replica - 1;
+    if (*left == 0)
+        return control_terminate(c, uid, e);
+    int rc = rc_scale_down(&c->rc, m, replica, clock_mono_ms());
+    if (rc)
+        return err_set(e, rc, "replica %u cannot be taken away", replica);
     control_decide(c);
     return 0;
 }

@@ -35,6 +35,7 @@ static void write_replica(struct buf *b, const struct cs_replica *r)
     /* A pause or wait ends with the process; a started shard is looked for again. */
     bool started = r->state == CS_REP_LOADING || r->state == CS_REP_READY;
     jw_obj(b);
+    jw_kint(b, "index", r->index);
     jw_kint(b, "epoch", (int64_t)r->epoch);
     jw_kint(b, "created", r->created);
     jw_key(b, "shards");
@@ -248,8 +249,9 @@ static bool read_model(struct cs_model *m, const struct jv *o)
         !read_files(m, jv_get(o, "files")))
         return false;
     for (uint32_t i = 0; i < m->n_replica; i++) {
-        m->replicas[i].index = i;
-        if (!read_replica(m, &m->replicas[i], jv_at(jv_get(o, "replicas"), i)))
+        const struct jv *r = jv_at(jv_get(o, "replicas"), i);
+        m->replicas[i].index = (uint32_t)NUM_MIN(u64(r, "index"), (uint64_t)INT32_MAX);
+        if (!read_replica(m, &m->replicas[i], r))
             return false;
     }
     return true;

@@ -95,6 +95,40 @@ void rc_remove(struct rc *rc, struct cs_model *m, uint64_t now_ms)
     }
 }
 
+int rc_scale_up(struct rc *rc, struct cs_model *m, uint32_t *index)
+{
+    if (m->n_replica >= CS_MAX_REPLICAS)
+        return Q_EFULL;
+    struct cs_replica *v = realloc(m->replicas, (m->n_replica + 1) * sizeof *v);
+    if (!v)
+        return Q_ENOMEM;
+    m->replicas = v;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < m->n_replica; i++)
+        next = NUM_MAX(next, v[i].index + 1);
+    struct cs_replica *r = &v[m->n_replica++];
+    memset(r, 0, sizeof *r);
+    r->index = *index = next;
+    r->created = rc->now_unix;
+    rc->sink->changed(rc->sink->ctx, m);
+    return 0;
+}
+
+int rc_scale_down(struct rc *rc, struct cs_model *m, uint32_t index, uint64_t now_ms)
+{
+    struct cs_replica *r = cs_replica_find(m, index);
+    if (!r)
+        return Q_ENOTFOUND;
+    if (m->n_replica == 1)
+        return Q_EINVAL;
+    rc_release(rc, m, r, "taken away", now_ms);
+    size_t after = m->n_replica - 1 - (size_t)(r - m->replicas);
+    memmove(r, r + 1, after * sizeof *r);
+    m->n_replica--;
+    rc->sink->changed(rc->sink->ctx, m);
+    return 0;
+}
+
 /* A shard ended or hangs. The same place is tried again after a pause, until the budget is
  * spent. */
 void rc_replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica *r,

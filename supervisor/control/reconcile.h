@@ -110,6 +110,11 @@ void rc_fail(struct rc *rc, struct cs_model *m, int code, const char *text, uint
 /* Take the model down; afterwards it owns no placement and may be freed. */
 void rc_remove(struct rc *rc, struct cs_model *m, uint64_t now_ms);
 
+/* One replica more: *index is its name; it is placed by the next tick. Q_EFULL, Q_ENOMEM. */
+int rc_scale_up(struct rc *rc, struct cs_model *m, uint32_t *index);
+/* One less, not the last. Q_ENOTFOUND, Q_EINVAL. */
+int rc_scale_down(struct rc *rc, struct cs_model *m, uint32_t index, uint64_t now_ms);
+
 /* Memory that is promised on a worker. */
 uint64_t rc_reserved(const struct rc *rc, const char *worker);
 /* What placement may still give away there. */

@@ -163,6 +163,10 @@ void rc_on_prepare(struct rc *rc, const char *worker, const struct rc_prepare_fa
         m->shape = malloc(sizeof *m->shape);
         if (m->shape)
             *m->shape = *f->shape;
+        /* Workers tell it for f16. */
+        if (m->shape && strcmp(m->kv_type, "f32") == 0 &&
+            m->shape->kv_bytes_per_token_layer < UINT64_MAX / 2)
+            m->shape->kv_bytes_per_token_layer *= 2;
     }
     rc->sink->changed(rc->sink->ctx, m);
 }
@@ -170,10 +174,8 @@ void rc_on_prepare(struct rc *rc, const char *worker, const struct rc_prepare_fa
 void rc_on_unreachable(struct rc *rc, struct cs_model *m, uint32_t replica, uint64_t epoch,
                        uint64_t now_ms)
 {
-    if (replica >= m->n_replica)
-        return;
-    struct cs_replica *r = &m->replicas[replica];
-    if (r->epoch != epoch || r->state != CS_REP_READY)
+    struct cs_replica *r = cs_replica_find(m, replica);
+    if (!r || r->epoch != epoch || r->state != CS_REP_READY)
         return;
     uint64_t since = now_ms - r->reported_ms;
     if (r->reported_ms && since > DOUBT_MS && since < REPORT_WINDOW_MS) {
@@ -192,7 +194,7 @@ void rc_on_unreachable(struct rc *rc, struct cs_model *m, uint32_t replica, uint
 void rc_on_probe_failed(struct rc *rc, struct cs_model *m, uint32_t replica, uint64_t epoch,
                         uint64_t now_ms)
 {
-    struct cs_replica *r = replica < m->n_replica ? &m->replicas[replica] : NULL;
+    struct cs_replica *r = cs_replica_find(m, replica);
     const struct cs_worker *w =
         r && r->n_shards ? cs_worker_find(rc->workers, r->shards[0].worker) : NULL;
     if (!w || w->state != CS_DEAD || r->epoch != epoch || r->state != CS_REP_READY)

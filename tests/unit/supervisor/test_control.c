@@ -546,6 +546,48 @@ static void cancel(void **state)
     worker_free(w);
 }
 
+static void scaling(void **state)
+{
+    struct bench *b = *state;
+    struct fake_worker *w = worker_new("w1", 1);
+    dial(b, w);
+    char uid[128];
+    struct err e = {0};
+    uint32_t index = 0, left = 0;
+    struct launch_request r = request("story");
+    assert_int_equal(control_scale_up(b->control, "story", &index, &e), Q_ENOTFOUND);
+    assert_int_equal(control_launch(b->control, &r, uid, &e), 0);
+    UNTIL(b, b->n_up == 1);
+    assert_int_equal(control_scale_up(b->control, uid, &index, &e), 0);
+    assert_int_equal(index, 1);
+    UNTIL(b, b->n_up == 2);
+    struct model_info m;
+    assert_true(control_model(b->control, uid, &m));
+    assert_int_equal(m.n_ready, 2);
+    assert_int_equal(control_scale_down(b->control, uid, 7, &left, &e), Q_ENOTFOUND);
+    assert_int_equal(control_scale_down(b->control, uid, 0, &left, &e), 0);
+    assert_int_equal(left, 1);
+    assert_int_equal(b->n_down, 1);
+    struct replica_info rep;
+    struct shard_info sh;
+    assert_true(control_replica(b->control, uid, 0, &rep));
+    assert_int_equal(rep.index, 1);
+    assert_true(control_shard(b->control, uid, 1, 0, &sh));
+    assert_false(control_shard(b->control, uid, 0, 0, &sh));
+    /* its name survives a restart, and a failure report finds it */
+    control_report_failure(b->control, uid, 1, b->epoch);
+    UNTIL(b, b->n_down == 2);
+    UNTIL(b, b->n_up == 3);
+    assert_int_equal(control_scale_up(b->control, uid, &index, &e), 0);
+    assert_int_equal(index, 2);
+    assert_int_equal(control_scale_down(b->control, uid, 2, &left, &e), 0);
+    assert_int_equal(control_scale_down(b->control, uid, 1, &left, &e), 0);
+    assert_int_equal(left, 0);
+    assert_int_equal(control_n_models(b->control), 0);
+    hang_up(b, w);
+    worker_free(w);
+}
+
 /* The supervisor restarts; the worker comes back with its shards. */
 static void restart_adopts(void **state)
 {
@@ -644,6 +686,7 @@ int main(void)
         T(two_workers_one_model),
         T(failures),
         T(cancel),
+        T(scaling),
         T(restart_adopts),
         T(newer_stream_and_older_process),
         T(garbage_is_dropped),
