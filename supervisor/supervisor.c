@@ -347,7 +347,6 @@ static int open_parts(struct process *p, const char *home, const char *share, st
     p->api = (struct api){.control = p->control, .gateway = p->gateway};
     p->site = (struct api_site){.api = &p->api,
                                 .http = p->http,
-                                .rest_address = p->address,
                                 .auth = o->api_key != NULL,
                                 .started = clock_unix(),
                                 .stop = stop_soon,

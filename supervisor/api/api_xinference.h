@@ -9,9 +9,8 @@
 struct api_site {
     struct api *api;
     struct http_server *http;
-    const char *rest_address; /* host:port, for people */
-    bool auth;                /* requests need the API key */
-    double started;           /* clock_unix() */
+    bool auth;      /* requests need the API key */
+    double started; /* clock_unix() */
     /* DELETE /v1/clusters: end this process soon; the answer has been given. */
     void (*stop)(void *ctx);
     void *stop_ctx;

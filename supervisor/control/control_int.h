@@ -71,8 +71,13 @@ struct control {
     int closing; /* handles still open */
     void (*closed)(void *ctx);
     void *closed_ctx;
-    char text[CS_TEXT]; /* lent by the info functions */
 };
+
+/* control_cmd.c: reconcile's sink */
+void control_sink_init(struct control *c);
+void control_history_free(struct control *c);
+/* One of the handles counted in `closing` is gone. */
+void control_part_closed(struct control *c);
 
 void control_meta_free(struct model_meta *meta);
 /* Decide now, tell waiters, forget what is over. */
