@@ -25,6 +25,7 @@ struct pipeline {
     float *logits;           /* [max_out][n_vocab] */
     struct flight flights[PIPELINE_MAX_DEPTH];
     uint32_t first, n_flights, depth;
+    uint32_t step_timeout_ms;
 };
 
 int pipeline_open(struct pipeline **out, const struct pipeline_config *cfg, struct err *e)
@@ -35,6 +36,7 @@ int pipeline_open(struct pipeline **out, const struct pipeline_config *cfg, stru
     if (!p)
         return err_set(e, Q_ENOMEM, "out of memory for the pipeline");
     p->cfg = *cfg;
+    p->step_timeout_ms = STEP_TIMEOUT_MS;
     p->depth = NUM_MIN(cfg->n_shards, PIPELINE_MAX_DEPTH);
     size_t n_logits, n_hidden;
     int rc = Q_ENOMEM;
@@ -161,7 +163,7 @@ int pipeline_complete(struct pipeline *p, uint64_t *step_id, const float **logit
     struct flight f = p->flights[p->first];
     if (p->link) {
         int rc = stage_link_result(p->link, f.id, f.n_out, p->hidden,
-                                   clock_mono_ms() + STEP_TIMEOUT_MS, e);
+                                   clock_mono_ms() + p->step_timeout_ms, e);
         if (rc != 0)
             return failed(p, rc);
         if ((rc = run_head(p, f.n_out)) != 0)
@@ -174,6 +176,22 @@ int pipeline_complete(struct pipeline *p, uint64_t *step_id, const float **logit
     return 0;
 }
 
+int pipeline_warm(struct pipeline *p, struct err *e)
+{
+    /* Page 0 is free: nothing runs. */
+    uint32_t token = 0, page = 0, row = 0;
+    struct batch_seq seq = {.first_row = 0, .n_rows = 1, .n_ctx = 1, .pages = &page};
+    struct step warm = {
+        .n_rows = 1, .n_seqs = 1, .n_out = 1, .tokens = &token, .seqs = &seq, .out_rows = &row};
+    uint64_t id;
+    const float *logits;
+    int rc;
+    if ((rc = pipeline_submit(p, &warm, e)) != 0 ||
+        (rc = pipeline_complete(p, &id, &logits, e)) != 0)
+        return err_prefix(e, rc, "the first step through all layers failed");
+    return 0;
+}
+
 int pipeline_link(struct pipeline *p, const char *const *peers, uint32_t n_peers, uint64_t epoch,
                   uint32_t timeout_ms, struct err *e)
 {
@@ -183,15 +201,8 @@ int pipeline_link(struct pipeline *p, const char *const *peers, uint32_t n_peers
     int rc = stage_link_connect(p->link, peers, n_peers, epoch, clock_mono_ms() + timeout_ms, e);
     if (rc != 0)
         return failed(p, rc);
-    /* Ready means that a token came through: page 0 is free, nothing runs. */
-    uint32_t token = 0, page = 0, row = 0;
-    struct batch_seq seq = {.first_row = 0, .n_rows = 1, .n_ctx = 1, .pages = &page};
-    struct step warm = {
-        .n_rows = 1, .n_seqs = 1, .n_out = 1, .tokens = &token, .seqs = &seq, .out_rows = &row};
-    uint64_t id;
-    const float *logits;
-    if ((rc = pipeline_submit(p, &warm, e)) != 0 ||
-        (rc = pipeline_complete(p, &id, &logits, e)) != 0)
-        return err_prefix(e, rc, "the first step through all shards failed");
-    return 0;
+    p->step_timeout_ms = timeout_ms;
+    rc = pipeline_warm(p, e);
+    p->step_timeout_ms = STEP_TIMEOUT_MS;
+    return rc;
 }

@@ -62,6 +62,9 @@ bool pipeline_ready(const struct pipeline *p);
 Q_MUST_CHECK int pipeline_link(struct pipeline *p, const char *const *peers, uint32_t n_peers,
                                uint64_t epoch, uint32_t timeout_ms, struct err *e);
 
+/* One row through all layers, before anything else runs: readiness means that a token came
+ * through, not that a port is open. */
+Q_MUST_CHECK int pipeline_warm(struct pipeline *p, struct err *e);
 /* On failure the session is over: steps under way are lost and the pipeline is not ready. */
 Q_MUST_CHECK int pipeline_submit(struct pipeline *p, const struct step *s, struct err *e);
 /* Wait for the oldest step: *logits is [n_out][n_vocab], valid until the next call. */

@@ -104,7 +104,8 @@ struct seq {
     uint32_t n_gen, max_gen;
 
     /* Scheduler. */
-    uint32_t n_past; /* positions whose KV is written or on its way */
+    uint32_t n_past;  /* positions whose KV is written or on its way */
+    uint32_t n_ready; /* of these, how many by steps before the one being planned */
     uint32_t *pages;
     uint32_t n_pages;
     uint32_t n_inflight; /* steps under way that carry rows of this sequence */

@@ -137,18 +137,47 @@ static bool ensure_pages(struct sched *s, struct seq *q, uint32_t n_positions)
     return true;
 }
 
-static bool admit(struct sched *s, struct seq *q)
+/* Full pages of the prompt that another choice could lend; the last prompt token is always
+ * computed anew, its result is wanted. */
+static uint32_t lendable(const struct seq *q, uint32_t n_positions)
 {
-    uint32_t need = pages_for(q->n_tokens);
+    return NUM_MIN(n_positions, q->req->n_prompt - 1) / BACKEND_PAGE_TOKENS;
+}
+
+/* The running choice of q's request with most of the prompt computed in earlier steps, or NULL.
+ * *wait: it is worth waiting for one that is computing the prompt now. */
+static struct seq *find_lender(struct sched *s, struct seq *q, bool *wait)
+{
+    struct request *r = q->req;
+    struct seq *best = NULL;
+    *wait = false;
+    if (r->n_choices == 1 || (r->echo && r->logprobs) || lendable(q, r->n_prompt) == 0)
+        return NULL;
+    for (struct seq *o = s->running.head; o; o = o->next)
+        if (o->req == r && (!best || o->n_ready > best->n_ready))
+            best = o;
+    *wait = best && lendable(best, best->n_ready) < lendable(best, r->n_prompt);
+    return best;
+}
+
+static bool admit(struct sched *s, struct seq *q, const struct seq *lender)
+{
+    uint32_t n_lent = lender ? lendable(q, lender->n_ready) : 0;
+    uint32_t need = pages_for(q->n_tokens) - n_lent;
     /* Leave each running sequence a page to grow into, else the newcomer would soon be
      * preempted again. */
     uint32_t spare = s->running.n;
     while (need + spare > kv_pool_n_free(s->pool))
         if (!preempt_paused(s))
             return false;
-    if (kv_pool_take(s->pool, need, q->pages) != 0)
+    if (kv_pool_take(s->pool, need, q->pages + n_lent) != 0)
         return false;
-    q->n_pages = need;
+    for (uint32_t i = 0; i < n_lent; i++) {
+        q->pages[i] = lender->pages[i];
+        kv_pool_ref(s->pool, q->pages[i]);
+    }
+    q->n_pages = n_lent + need;
+    q->n_past = q->n_ready = n_lent * BACKEND_PAGE_TOKENS;
     list_remove(&s->waiting, q);
     q->state = SEQ_RUNNING;
     list_insert(&s->running, q);
@@ -213,6 +242,8 @@ bool sched_plan(struct sched *s, struct sched_step *st, uint32_t max_prefill)
     max_rows = NUM_MIN(max_rows, s->cfg.max_rows);
     uint32_t max_decodes = NUM_MIN(share(s->running.n, s->cfg.depth), s->cfg.max_seqs);
 
+    for (struct seq *q = s->running.head; q; q = q->next)
+        q->n_ready = q->n_past;
     for (struct seq *q = s->running.head, *next; q; q = next) {
         if (p->n_seqs >= max_decodes || p->n_rows >= max_rows)
             break;
@@ -245,10 +276,14 @@ bool sched_plan(struct sched *s, struct sched_step *st, uint32_t max_prefill)
             continue;
         if (s->running.n >= s->cfg.max_seqs && !preempt_paused(s))
             break;
-        if (!admit(s, q))
+        bool wait;
+        struct seq *lender = find_lender(s, q, &wait);
+        if (wait)
+            continue;
+        if (!admit(s, q, lender))
             break;
         uint32_t before = p->n_rows;
-        if (!add(s, st, q, NUM_MIN(q->n_tokens, room)))
+        if (!add(s, st, q, NUM_MIN(q->n_tokens - q->n_past, room)))
             break;
         room -= p->n_rows - before;
     }

@@ -16,6 +16,9 @@
  *    the pool holds at least one full context: so something always moves forward.
  * 4. A sequence may have several prompt chunks under way at once (stages keep the order), but
  *    nothing more once its next token is being computed (`awaiting`).
+ * 5. The choices of a request share the full pages of their prompt: the first one computes them,
+ *    the others are admitted once they are on their way and begin after them. Shared pages are
+ *    full, so nobody writes them again.
  *
  * No threads, no clocks: the engine thread owns it. Nothing allocates after sched_open. */
 #ifndef QUIRE_ENGINE_SCHED_H

@@ -195,6 +195,8 @@ static int open_head(struct shard *s, struct err *e)
     };
     if ((rc = pipeline_open(&s->pipe, &pc, e)) != 0)
         return rc;
+    if (c->n_shards == 1 && (rc = pipeline_warm(s->pipe, e)) != 0)
+        return rc;
     struct engine_config ec = {
         .pipeline = s->pipe,
         .n_ctx = c->n_ctx,

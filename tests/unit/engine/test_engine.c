@@ -408,6 +408,38 @@ static void test_choices_differ_and_stand_alone(void **state)
     rig_close(&r);
 }
 
+static void test_choices_share_the_prompt(void **state)
+{
+    (void)state;
+    struct rig_config c = roomy;
+    c.never_eog = true;
+    c.n_ctx = 400;
+    c.max_rows = 60;
+    struct rig r;
+    rig_open(&r, c);
+    struct ask a;
+    ask_make(&a, 7, 330, 20); /* 20 full pages and 10 tokens */
+    a.cfg.n_choices = 4;
+    struct got *whole = ask_run(r.en, &a);
+    struct engine_stats st;
+    engine_stats(r.en, &st);
+    assert_int_equal(whole->code, 0);
+    assert_int_equal(st.n_rows, 330 + 3 * 10 + 4 * 19);
+    wait_pages_free(r.en);
+    rig_close(&r);
+    /* Scarce pages: 21 for the prompt, 2 or 3 more for each. */
+    c.n_pages = 25;
+    c.delay_us = 100;
+    rig_open(&r, c);
+    struct got *g = ask_run(r.en, &a);
+    assert_int_equal(g->code, 0);
+    assert_same_answer(whole, g);
+    got_free(g);
+    wait_pages_free(r.en);
+    rig_close(&r);
+    got_free(whole);
+}
+
 static void test_logprobs_and_echo(void **state)
 {
     (void)state;
@@ -603,6 +635,7 @@ int main(void)
         cmocka_unit_test(test_stops),
         cmocka_unit_test(test_eos),
         cmocka_unit_test(test_choices_differ_and_stand_alone),
+        cmocka_unit_test(test_choices_share_the_prompt),
         cmocka_unit_test(test_logprobs_and_echo),
         cmocka_unit_test(test_pause),
         cmocka_unit_test(test_stop_and_failure),
