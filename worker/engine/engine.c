@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define MAX_EOG          64
+#define DEFAULT_WAITING  2048
 #define PAUSE_LIMIT_MS   60000
 #define PAUSE_CHECK_MS   1000
 #define STEP_NS_DECODING 250e6
@@ -86,7 +87,7 @@ int engine_open(struct engine **out, const struct engine_config *cfg, struct err
     if (!en->cfg.n_logits)
         en->cfg.n_logits = cfg->text.n_vocab;
     if (!en->cfg.max_waiting)
-        en->cfg.max_waiting = NUM_MAX(4 * cfg->max_seqs, REQUEST_MAX_CHOICES);
+        en->cfg.max_waiting = NUM_MAX(4 * cfg->max_seqs, DEFAULT_WAITING);
     if (!en->cfg.pause_limit_ms)
         en->cfg.pause_limit_ms = PAUSE_LIMIT_MS;
     en->depth = NUM_MIN(pipeline_depth(cfg->pipeline), PIPELINE_MAX_DEPTH);

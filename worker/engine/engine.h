@@ -32,7 +32,7 @@ struct engine_config {
     uint32_t max_rows;       /* token budget of a step */
     uint32_t max_seqs;       /* sequences running at once */
     uint32_t max_out;        /* results of a step, at least max_seqs */
-    uint32_t max_waiting;    /* choices waiting; 0: 4 max_seqs, at least 128 */
+    uint32_t max_waiting;    /* choices waiting; 0: 4 max_seqs, at least 2048 */
     uint32_t pause_limit_ms; /* 0: 60 s */
     /* The pipeline lost a peer; text for a person. Engine thread. May be NULL. */
     void (*on_lost)(void *ctx, const char *msg);

@@ -347,8 +347,9 @@ static int parse_field(struct jv **out, const char *field, const char *json, enu
     return 0;
 }
 
+/* mark: which bytes of the text are the conversation's and not the template's. */
 static int render(struct engine_service *s, const Quire__GenerateRequest *q, struct buf *out,
-                  struct err *e)
+                  struct buf *mark, struct err *e)
 {
     if (!s->cfg.chat)
         return err_set(e, Q_EINVAL,
@@ -370,7 +371,7 @@ static int render(struct engine_service *s, const Quire__GenerateRequest *q, str
                             .bos_token = s->bos,
                             .eos_token = s->eos};
     bool raised = false;
-    rc = chat_render(s->cfg.chat, &in, out, &raised, e);
+    rc = chat_render_marked(s->cfg.chat, &in, out, mark, &raised, e);
     if (rc != 0 && rc != Q_ENOMEM)
         rc = err_prefix(e, Q_EINVAL, "messages: %s",
                         raised ? "the model's template refused them"
@@ -405,13 +406,18 @@ static int make_prompt(struct engine_service *s, const Quire__GenerateRequest *q
         return tokenizer_decode(s->cfg.tok, ids->ids, ids->n, false, text, e);
     }
     if (chat) {
-        if ((rc = render(s, q, text, e)) != 0)
-            return rc;
+        /* A template writes its own BOS, and only it writes control tokens. */
+        struct buf mark;
+        buf_init(&mark, MAX_PROMPT);
+        rc = render(s, q, text, &mark, e);
+        if (rc == 0)
+            rc = tokenizer_encode_marked(s->cfg.tok, buf_cstr(text), text->len, mark.data, ids, e);
+        buf_fini(&mark);
     } else if (buf_puts(text, q->prompt) != 0) {
         return err_set(e, Q_EINVAL, "prompt: longer than %zu bytes", MAX_PROMPT);
+    } else {
+        rc = tokenizer_encode(s->cfg.tok, buf_cstr(text), text->len, true, true, ids, e);
     }
-    /* A template writes its own BOS; a bare text gets the model's. */
-    rc = tokenizer_encode(s->cfg.tok, buf_cstr(text), text->len, !chat, true, ids, e);
     if (rc != 0)
         return rc;
     if (ids->n == 0 && tokenizer_bos(s->cfg.tok) != TOKEN_NONE) {

@@ -150,19 +150,30 @@ static bool is_ascii_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+/* The special token that starts at s[pos]. Where mark is set only those count that any text may
+ * name: a control token made of marked bytes is text. */
+static uint32_t special_at(const struct tokenizer *t, const char *s, size_t n, size_t pos,
+                           bool control, const char *mark, size_t *len)
+{
+    uint32_t id = TOKEN_NONE;
+    control &= !mark || !mark[pos];
+    if (t->first[control][(unsigned char)s[pos]])
+        id = tok_special_match(t, s + pos, n - pos, control, len);
+    if (id != TOKEN_NONE && control && mark && memchr(mark + pos, 1, *len))
+        id = tok_special_match(t, s + pos, n - pos, false, len);
+    return id;
+}
+
 /* Cut at special tokens: the leftmost, of those that start there the longest. */
-static int encode_parts(struct encoder *en, const char *s, size_t n, bool control)
+static int encode_parts(struct encoder *en, const char *s, size_t n, bool control, const char *mark)
 {
     const struct tokenizer *t = en->t;
-    const bool *first = t->first[control];
     bool after_special = true;
     size_t done = 0, pos = 0;
     int rc = 0;
     while (rc == 0 && pos < n) {
         size_t len;
-        uint32_t id = first[(unsigned char)s[pos]]
-                          ? tok_special_match(t, s + pos, n - pos, control, &len)
-                          : TOKEN_NONE;
+        uint32_t id = special_at(t, s, n, pos, control, mark, &len);
         if (id == TOKEN_NONE) {
             pos++;
             continue;
@@ -183,8 +194,8 @@ static int encode_parts(struct encoder *en, const char *s, size_t n, bool contro
     return rc;
 }
 
-int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
-                     bool parse_special, struct token_list *out, struct err *e)
+static int encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
+                  bool parse_special, const char *mark, struct token_list *out, struct err *e)
 {
     struct encoder en = {.t = t, .out = out, .e = e};
     size_t before = out->n;
@@ -202,7 +213,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool
             rc = tok_push(out, t->bos, e);
     }
     if (rc == 0)
-        rc = encode_parts(&en, text, n, parse_special);
+        rc = encode_parts(&en, text, n, parse_special, mark);
     if (rc == 0 && add_special && t->add_eos && t->eos != TOKEN_NONE)
         rc = tok_push(out, t->eos, e);
     if (rc)
@@ -210,6 +221,18 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool
     tok_work_fini(&en.work);
     buf_fini(&en.normal);
     return rc;
+}
+
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
+                     bool parse_special, struct token_list *out, struct err *e)
+{
+    return encode(t, text, n, add_special, parse_special, NULL, out, e);
+}
+
+int tokenizer_encode_marked(const struct tokenizer *t, const char *text, size_t n, const char *mark,
+                            struct token_list *out, struct err *e)
+{
+    return encode(t, text, n, false, true, mark, out, e);
 }
 
 /* ---- decoding ---- */

@@ -32,6 +32,12 @@ Q_MUST_CHECK int tokenizer_encode(const struct tokenizer *t, const char *text, s
                                   bool add_special, bool parse_special, struct token_list *out,
                                   struct err *e);
 
+/* Append the ids of a rendered conversation, nothing added around it. mark[i] is 1 where text[i]
+ * came from the conversation and not from the template (chat_render_marked): texts of control
+ * tokens that touch such a byte stay text, so that nobody can forge the end of their turn. */
+Q_MUST_CHECK int tokenizer_encode_marked(const struct tokenizer *t, const char *text, size_t n,
+                                         const char *mark, struct token_list *out, struct err *e);
+
 /* Append the bytes of one token (may be part of a character). special: control tokens give
  * their text, else nothing. Q_EINVAL for an id outside the vocabulary. */
 int tokenizer_piece(const struct tokenizer *t, uint32_t id, bool special, struct buf *out);
@@ -52,7 +58,7 @@ struct detok {
 /* continues: the tokens follow a prompt, so a leading space is kept. */
 void detok_init(struct detok *d, const struct tokenizer *t, bool special, bool continues);
 int detok_put(struct detok *d, uint32_t id, struct buf *out); /* appends complete characters */
-int detok_flush(struct detok *d, struct buf *out); /* what is held becomes U+FFFD */
+int detok_flush(struct detok *d, struct buf *out);            /* what is held becomes U+FFFD */
 
 uint32_t tokenizer_n_vocab(const struct tokenizer *t);
 uint32_t tokenizer_bos(const struct tokenizer *t); /* TOKEN_NONE: none */

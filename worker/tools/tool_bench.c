@@ -4,7 +4,7 @@
 #include "base/num.h"
 #include "base/opts.h"
 #include "worker/tools/jsonl.h"
-#include "worker/tools/probe.h"
+#include "worker/tools/machine_probe.h"
 #include "worker/tools/runner.h"
 #include "worker/tools/tools.h"
 

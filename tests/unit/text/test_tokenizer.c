@@ -346,6 +346,41 @@ static void test_special(void **state)
     tokenizer_close(t);
 }
 
+/* What a user writes never becomes a control token, whatever it spells. */
+static void test_marked(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_path(QUIRE_SOURCE_DIR "/share/models/story-Q8_0.gguf");
+    static const char text[] = "<|endoftext|>Hi <|endoftext|> you<|endoftext|>";
+    char mark[sizeof(text)] = {0};
+    struct err e;
+    struct token_list plain = encode(t, text, strlen(text), false, true), l = {0};
+    assert_int_equal(tokenizer_encode_marked(t, text, strlen(text), mark, &l, &e), 0);
+    assert_int_equal(l.n, plain.n);
+    assert_memory_equal(l.ids, plain.ids, l.n * sizeof(*l.ids));
+
+    memset(mark + 13, 1, 20); /* "Hi <|endoftext|> you" */
+    for (int part = 0; part < 2; part++) {
+        l.n = 0;
+        assert_int_equal(tokenizer_encode_marked(t, text, strlen(text), mark, &l, &e), 0);
+        size_t n_control = 0;
+        for (size_t i = 0; i < l.n; i++)
+            n_control += l.ids[i] == 0;
+        assert_int_equal(n_control, 2);
+        assert_int_equal(l.ids[0], 0);
+        assert_int_equal(l.ids[l.n - 1], 0);
+        struct buf b;
+        buf_init(&b, 256);
+        assert_int_equal(tokenizer_decode(t, l.ids, l.n, true, &b, &e), 0);
+        assert_string_equal(b.data, text); /* nothing is lost */
+        buf_fini(&b);
+        mark[16] = 0; /* only a part of the forged text is the user's: still text */
+    }
+    free(l.ids);
+    free(plain.ids);
+    tokenizer_close(t);
+}
+
 static void test_phi3(void **state)
 {
     (void)state;
@@ -693,14 +728,23 @@ static void test_odd_vocabularies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vocab_pairs), cmocka_unit_test(test_refuses_by_name),
-        cmocka_unit_test(test_stories),     cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_qwen),        cmocka_unit_test(test_smollm2),
-        cmocka_unit_test(test_special),     cmocka_unit_test(test_phi3),
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_random_bytes),
-        cmocka_unit_test(test_stream),      cmocka_unit_test(test_detok_rules),
-        cmocka_unit_test(test_long_runs),   cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_odd_vocabularies),
+        cmocka_unit_test(test_vocab_pairs),
+        cmocka_unit_test(test_refuses_by_name),
+        cmocka_unit_test(test_stories),
+        cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_qwen),
+        cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_special),
+        cmocka_unit_test(test_marked),
+        cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_detok_rules),
+        cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_odd_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* probe.h - what the machine could do at best, measured: the yardstick of `quire bench`.
+/* machine_probe.h - what the machine could do at best, measured: the yardstick of `quire bench`.
  * Starts its own threads for the time of a call. */
-#ifndef QUIRE_TOOLS_PROBE_H
-#define QUIRE_TOOLS_PROBE_H
+#ifndef QUIRE_TOOLS_MACHINE_PROBE_H
+#define QUIRE_TOOLS_MACHINE_PROBE_H
 
 #include "base/err.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "worker/tools/probe.h"
+#include "worker/tools/machine_probe.h"
 
 #include "base/clock.h"
 #include "quant/kern.h"
