@@ -54,7 +54,8 @@ int rpc_channel_open(struct rpc_channel **out, struct rpc_loop *l, const char *a
     grpc_arg args[RPC_MAX_ARGS];
     size_t n = rpc_common_args(args, max_message_bytes);
     args[n++] = rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-    args[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+    /* This one is the time that an attempt may take: a busy peer needs longer than a wait. */
+    args[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3000);
     args[n++] = rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     args[n++] = rpc_int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
     args[n++] = rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

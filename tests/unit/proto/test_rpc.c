@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -326,6 +327,69 @@ static void test_unary(void **state)
     assert_int_equal(rpc_call(b->channel, "/t/Nothing", "x", 1, 5000, got_reply, &r, &e), 0);
     assert_true(reached(&r.n_done, 204));
     assert_int_equal(r.status, RPC_INTERNAL);
+}
+
+/* A peer that is slow to answer: bytes pass through, the first after a while. */
+struct slow_peer {
+    int listener;
+    const char *address; /* of the real server */
+};
+
+static void copy_both_ways(int a, int b)
+{
+    struct pollfd fds[2] = {{.fd = a, .events = POLLIN}, {.fd = b, .events = POLLIN}};
+    char data[4096];
+    while (poll(fds, 2, -1) > 0) {
+        for (int i = 0; i < 2; i++) {
+            if (!fds[i].revents)
+                continue;
+            ssize_t n = read(fds[i].fd, data, sizeof data);
+            if (n <= 0 || write(fds[1 - i].fd, data, (size_t)n) != n)
+                return;
+        }
+    }
+}
+
+static void *slow_peer_main(void *arg)
+{
+    struct slow_peer *p = arg;
+    int in = accept(p->listener, NULL, NULL);
+    nap_ms(500);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)atoi(strrchr(p->address, ':') + 1)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int out = socket(AF_INET, SOCK_STREAM, 0);
+    if (in >= 0 && connect(out, (struct sockaddr *)&to, sizeof to) == 0)
+        copy_both_ways(in, out);
+    close(in);
+    close(out);
+    return NULL;
+}
+
+/* A busy machine needs a while to take a connection: no reason to fail the call. */
+static void test_slow_to_connect(void **state)
+{
+    struct bench *b = *state;
+    struct err e;
+    struct reply r = {0};
+    struct slow_peer peer = {socket(AF_INET, SOCK_STREAM, 0), b->address};
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof own;
+    assert_int_equal(bind(peer.listener, (struct sockaddr *)&own, len), 0);
+    assert_int_equal(listen(peer.listener, 1), 0);
+    assert_int_equal(getsockname(peer.listener, (struct sockaddr *)&own, &len), 0);
+    pthread_t thread;
+    pthread_create(&thread, NULL, slow_peer_main, &peer);
+    char address[40];
+    snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(own.sin_port));
+    struct rpc_channel *c;
+    assert_int_equal(rpc_channel_open(&c, b->client_loop, address, MAX_MESSAGE, &e), 0);
+    assert_int_equal(rpc_call(c, "/t/Echo", "hello", 5, 5000, got_reply, &r, &e), 0);
+    assert_true(reached(&r.n_done, 1));
+    assert_int_equal(r.status, RPC_OK);
+    rpc_channel_close(c);
+    pthread_join(thread, NULL);
+    close(peer.listener);
 }
 
 static void test_many_unary_at_once(void **state)
@@ -787,6 +851,7 @@ int main(void)
         cmocka_unit_test(test_status_codes),
         cmocka_unit_test(test_messages),
         cmocka_unit_test_setup_teardown(test_unary, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slow_to_connect, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_unary_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ten_thousand_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flood_from_server_to_slow_reader, setup, teardown),

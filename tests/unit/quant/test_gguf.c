@@ -407,7 +407,7 @@ static void test_damage(void **state)
         }
         struct buf b;
         struct err e;
-        struct gguf *g;
+        struct gguf *g = NULL;
         buf_init(&b, 16u << 20);
         if (fs_read(&b, path, &e) != 0 || gguf_open_mem(&g, b.data, b.len, &e) != 0)
             fail_msg("%s", e.msg);
