@@ -447,7 +447,8 @@ int gguf_open_mem(struct gguf **out, const void *data, size_t n, struct err *e)
 int gguf_open(struct gguf **out, const char *path, struct err *e)
 {
     *out = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK a named pipe would hold us until somebody writes to it. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_sys(e, "cannot open %s", path);
     struct stat st;

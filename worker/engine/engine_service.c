@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define TEXT_THREADS   2
-#define TEXT_JOBS      256
+#define TEXT_JOBS      1024 /* as many as one connection may have calls (rpc_server) */
 #define MAX_PROMPT     ((size_t)64 << 20) /* bytes of text before tokenising */
 #define MAX_UNPACKED   ((size_t)512 << 20)
 #define MAX_JSON_DEPTH 64

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -480,6 +481,13 @@ static void test_open_path(void **state)
     struct err e;
     assert_int_equal(gguf_open(&g, "/nonexistent/x.gguf", &e), Q_ENOTFOUND);
     assert_int_equal(gguf_open(&g, "/", &e), Q_EINVAL);
+    assert_non_null(strstr(e.msg, "not a regular file"));
+    char pipe[64];
+    snprintf(pipe, sizeof pipe, "/tmp/test-gguf-%d", (int)getpid());
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    int rc = gguf_open(&g, pipe, &e);
+    unlink(pipe);
+    assert_int_equal(rc, Q_EINVAL); /* at once: nobody ever writes to it */
     assert_non_null(strstr(e.msg, "not a regular file"));
     assert_int_equal(gguf_open(&g, QUIRE_SOURCE_DIR "/CMakeLists.txt", &e), Q_EINVAL);
     assert_non_null(strstr(e.msg, "CMakeLists.txt"));
