@@ -23,7 +23,7 @@ log=$QUIRE_HOME/logs/cluster.log
 running_pid() {
     local pid
     pid=$(cat "$pid_file" 2> /dev/null) || return 1
-    [ -n "$pid" ] && tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q 'quire start' || return 1
+    [ -n "$pid" ] && tr '\0' ' ' 2> /dev/null < "/proc/$pid/cmdline" | grep -q 'quire start' || return 1
     echo "$pid"
 }
 
@@ -73,10 +73,14 @@ deploy/install-deps.sh
     exit 1
 }
 rm -f build-configure.log
-ninja -C build/release --quiet quire
+ninja -C build/release --quiet quire | { grep -v "no work to do" || true; }
 
 mkdir -p "$QUIRE_HOME/logs"
 if ! running_pid > /dev/null; then
+    if timeout 5 "$quire" list > /dev/null 2>&1; then
+        echo "Another cluster answers at $endpoint. Choose another port: QUIRE_PORT=9998 $0" >&2
+        exit 1
+    fi
     echo "Starting a local cluster on $endpoint ..."
     # Its own session, so that closing this terminal or Ctrl-C leaves it running.
     setsid "$quire" start -p "$port" < /dev/null > "$log" 2>&1 &

@@ -145,6 +145,20 @@ static int refuse_unsupported(const struct jv *o, struct api_fault *f)
         if (on)
             return refuse(f, off[i]);
     }
+    /* Without effect, yet of the wrong type they are a caller's mistake. */
+    static const char *const texts[] = {"user", "safety_identifier", "service_tier",
+                                        "prompt_cache_key"};
+    for (size_t i = 0; i < NUM_COUNT(texts); i++) {
+        const char *text;
+        if (oa_get_str(o, texts[i], &text, f) < 0)
+            return -1;
+    }
+    bool store;
+    if (oa_get_bool(o, "store", &store, f) < 0)
+        return -1;
+    const struct jv *meta = jv_get(o, "metadata");
+    if (!jv_is(meta, JV_NULL) && !jv_is(meta, JV_OBJECT))
+        return oa_wrong_type(f, "metadata", "an object", meta);
     const struct jv *modalities = jv_get(o, "modalities");
     for (size_t i = 0; i < jv_len(modalities); i++)
         if (strcmp(jv_str(jv_at(modalities, i), ""), "text") != 0)

@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 #include "quant/gguf.h"
 #include "quant/kern.h"
+#include "worker/model/model.h"
 #include "worker/tools/tools.h"
 
 #include <inttypes.h>
@@ -24,6 +25,7 @@ struct needs {
         uint64_t tensors, bytes;
     } types[MAX_TYPES];
     size_t n_types;
+    struct err why_not; /* why the engine refuses the model; no text: it does not */
 };
 
 /* A number of the architecture: "<arch>.<name>", or element `i` where it is an array.
@@ -175,6 +177,8 @@ static void json_needs(struct buf *b, const struct needs *n)
     jw_kint(b, "context_length", (int64_t)n->context);
     jw_kint(b, "kv_bytes_per_token", (int64_t)n->kv_per_token);
     jw_end_obj(b);
+    jw_kbool(b, "can_run", !n->why_not.msg[0]);
+    jw_kstr(b, "why_not", n->why_not.msg[0] ? n->why_not.msg : NULL);
 }
 
 static int print_json(const struct gguf *g, const char *path, const char *arch,
@@ -324,6 +328,8 @@ static void print_needs(const struct needs *n)
                    n->context);
         printf("\n");
     }
+    if (n->why_not.msg[0])
+        printf("\nIt cannot be run: %s\n", n->why_not.msg);
 }
 
 static void print_human(const struct gguf *g, const char *path, const char *arch,
@@ -372,6 +378,12 @@ static int inspect(const char *name, bool json, struct err *e)
                 arch[i] = (unsigned char)arch[i] < 32 || arch[i] == 127 ? '?' : arch[i];
         }
         rc = find_needs(g, arch, &n, e);
+    }
+    if (rc == 0) {
+        struct model *m = NULL;
+        if (model_open(&m, path, &n.why_not) == 0)
+            n.why_not.msg[0] = '\0';
+        model_close(m);
     }
     if (rc == 0 && json)
         rc = print_json(g, path, arch, &n, e);

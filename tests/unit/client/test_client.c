@@ -4,11 +4,14 @@
 #include "client/cli_common.h"
 #include "client/table.h"
 
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -60,12 +63,36 @@ static void test_endpoint(void **state)
     api_client_close(c);
 }
 
+static void test_a_silent_server_is_given_up(void **state)
+{
+    (void)state;
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)(void *)&a, n), 0);
+    assert_int_equal(listen(fd, 4), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)(void *)&a, &n), 0);
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", ntohs(a.sin_port));
+    struct err e;
+    struct api_client *c;
+    alarm(30); /* without a time-out of its own the call never returns */
+    assert_int_equal(api_client_open(&c, url, NULL, &e), 0);
+    assert_int_equal(api_client_call(c, "GET", "/v1/models", NULL, NULL, &e), Q_EIO);
+    alarm(0);
+    assert_non_null(strstr(e.msg, "Timeout"));
+    api_client_close(c);
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table_lines_up),
         cmocka_unit_test(test_paths_are_escaped),
         cmocka_unit_test(test_endpoint),
+        cmocka_unit_test(test_a_silent_server_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

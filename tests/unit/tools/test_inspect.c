@@ -91,6 +91,37 @@ static void test_human(void **state)
     buf_fini(&text);
 }
 
+static void test_what_cannot_run_is_named(void **state)
+{
+    (void)state;
+    static const char old_name[] = "blk.2.ffn_up.weight";
+    char path[] = "/tmp/quire-inspect-XXXXXX";
+    struct buf out, text, file;
+    struct err e;
+    assert_int_equal(run(&out, &text, STORY, NULL), 0);
+    assert_null(strstr(out.data, "cannot be run"));
+    buf_fini(&out), buf_fini(&text);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    buf_init(&file, 16u << 20);
+    if (fs_read(&file, STORY, &e) != 0)
+        fail_msg("%s", e.msg);
+    char *at = memmem(file.data, file.len, old_name, strlen(old_name));
+    assert_non_null(at);
+    at[strlen(old_name) - 1] = 'X';
+    if (fs_write_atomic(path, file.data, file.len, &e) != 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(run(&out, &text, path, NULL), 0);
+    assert_non_null(strstr(out.data, "cannot be run: 1 tensor"));
+    assert_non_null(strstr(out.data, "blk.2.ffn_up.weight is missing"));
+    buf_fini(&out), buf_fini(&text);
+    assert_int_equal(run(&out, &text, path, "--json"), 0);
+    assert_non_null(strstr(out.data, "\"can_run\":false"));
+    unlink(path);
+    buf_fini(&out), buf_fini(&text), buf_fini(&file);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -127,6 +158,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_human),
+        cmocka_unit_test(test_what_cannot_run_is_named),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
