@@ -18,5 +18,6 @@ int tool_detokenize(int argc, char **argv);
 int tool_logits(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_template(int argc, char **argv);
+int tool_parse_output(int argc, char **argv);
 
 #endif
