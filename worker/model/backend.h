@@ -23,15 +23,15 @@ struct model; /* worker/model/model.h */
 enum kv_type { KV_F16, KV_Q8_0, KV_F32 };
 
 struct stage_config {
-    const struct model *model; /* borrowed, must outlive the stage */
+    const struct model *model;     /* borrowed, must outlive the stage */
     uint32_t layer_from, layer_to; /* [from, to); may be empty */
-    bool embed;                /* first: takes token ids, applies the embedding */
-    bool head;                 /* last: applies final norm and output matrix, gives logits */
-    uint32_t n_pages;          /* KV pages of this stage */
+    bool embed;                    /* first: takes token ids, applies the embedding */
+    bool head;                     /* last: applies final norm and output matrix, gives logits */
+    uint32_t n_pages;              /* KV pages of this stage */
     enum kv_type kv;
-    uint32_t max_tokens;       /* most rows in one batch */
-    uint32_t max_seqs;         /* most sequences in one batch */
-    uint32_t n_threads;        /* 0: physical cores within the cgroup quota */
+    uint32_t max_tokens; /* most rows in one batch */
+    uint32_t max_seqs;   /* most sequences in one batch */
+    uint32_t n_threads;  /* 0: physical cores within the cgroup quota */
     /* Loading progress 0..1, called from the opening thread; may be NULL. */
     void (*progress)(double done, void *ctx);
     void *progress_ctx;

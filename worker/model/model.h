@@ -22,9 +22,9 @@ struct model_hparams {
     uint32_t n_rot;
     bool rope_neox;
     double rope_base, rope_scale; /* scale multiplies the position: 1 / factor */
-    float rope_magnitude; /* cos and sin are multiplied by it; 1 without YaRN */
-    float attn_scale;     /* of the scores, 1 / sqrt(head_dim_k) unless the file says otherwise */
-    uint32_t window;      /* a key is seen from window - 1 positions ahead at most; 0: always */
+    float rope_magnitude;         /* cos and sin are multiplied by it; 1 without YaRN */
+    float attn_scale; /* of the scores, 1 / sqrt(head_dim_k) unless the file says otherwise */
+    uint32_t window;  /* a key is seen from window - 1 positions ahead at most; 0: always */
     bool tied_output;
     uint64_t n_params;
 };
@@ -36,8 +36,7 @@ const struct gguf *model_gguf(const struct model *m);
 
 /* The tensor in a role; `layer` counts for roles of a layer. NULL: the model has none. The
  * output matrix of a tied model is its embedding. */
-const struct gguf_tensor *model_tensor(const struct model *m, enum model_role role,
-                                       uint32_t layer);
+const struct gguf_tensor *model_tensor(const struct model *m, enum model_role role, uint32_t layer);
 /* Angle per position of each rotated pair, n_rot / 2 of them, all scaling included. */
 const double *model_rope_freqs(const struct model *m);
 
