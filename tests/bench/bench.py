@@ -188,6 +188,8 @@ def gateway(args):
     rows.append(["`quire start` to `/v1/models`", f"{median(starts):.0f} ms", "300 ms"])
     home = pathlib.Path(os.environ.get("QUIRE_BENCH_HOME", "build/test-home")).resolve()
     home.mkdir(parents=True, exist_ok=True)
+    for state in home.glob("state.db*"):
+        state.unlink()  # what ran last time is no wish of this time
     c, _ = start_time(home)
     try:
         c.wait_workers(1)

@@ -20,6 +20,8 @@ def chat_cluster(tmp_path_factory):
     # Models are kept between runs of the tests: the fetch is 93 MB.
     home = ROOT / "build/test-home"
     home.mkdir(parents=True, exist_ok=True)
+    for state in home.glob("state.db*"):
+        state.unlink()  # what ran last time is no wish of this time
     c = Cluster(home)
     c.start_all()
     r = c.cli("launch", "--model-name", "smollm2", "--model-uid", "smollm2", timeout=600)
