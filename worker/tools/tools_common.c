@@ -2,6 +2,7 @@
 #include "worker/tools/tools.h"
 
 #include "base/fs.h"
+#include "worker/tools/tools_names.h"
 
 #include <dirent.h>
 #include <stdlib.h>
@@ -95,8 +96,12 @@ int tools_model_path(const char *name, char **path, struct err *e)
     }
     if (strchr(name, '/'))
         return err_set(e, Q_ENOTFOUND, "no file %s", name);
-    if (name[0])
+    if (name[0]) {
+        int rc = tools_registered_path(name, path, e);
+        if (rc || *path)
+            return rc;
         search_models(&f, fs_share(NULL), MAX_DEPTH);
+    }
     if (name[0] && !f.exact && !f.prefix)
         search_models(&f, fs_home(), 0);
 

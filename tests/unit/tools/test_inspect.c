@@ -122,6 +122,47 @@ static void test_what_cannot_run_is_named(void **state)
     buf_fini(&out), buf_fini(&text), buf_fini(&file);
 }
 
+static void test_names_of_registrations(void **state)
+{
+    (void)state;
+    static const char sha[] = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+    char home[] = "/tmp/quire-names-XXXXXX", dir[256], file[300];
+    struct err e;
+    char *path;
+    assert_non_null(mkdtemp(home));
+    setenv("QUIRE_HOME", home, 1);
+    setenv("QUIRE_SHARE", QUIRE_SOURCE_DIR "/share", 1);
+    /* Known, but nobody fetched it yet. */
+    assert_int_equal(tools_model_path("smollm2", &path, &e), Q_ENOTFOUND);
+    assert_non_null(strstr(e.msg, "quire launch --model-name smollm2"));
+    snprintf(dir, sizeof dir, "%s/models/%s", home, sha);
+    snprintf(file, sizeof file, "%s/file.gguf", dir);
+    if (fs_mkdirs(dir, &e) != 0 || fs_write_atomic(file, "GGUF", 4, &e) != 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(tools_model_path("smollm2", &path, &e), 0);
+    assert_string_equal(path, file);
+    free(path);
+    unlink(file);
+    rmdir(dir);
+
+    /* One's own registration. */
+    snprintf(dir, sizeof dir, "%s/registrations/llm", home);
+    snprintf(file, sizeof file, "%s/mine.json", dir);
+    static const char mine[] = "{\"model_name\":\"mine\",\"model_specs\":[{\"model_uri\":"
+                               "\"file://" STORY "\"}]}";
+    if (fs_mkdirs(dir, &e) != 0 || fs_write_atomic(file, mine, strlen(mine), &e) != 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(tools_model_path("mine", &path, &e), 0);
+    assert_string_equal(path, STORY);
+    free(path);
+    unlink(file);
+    assert_int_equal(tools_model_path("mine", &path, &e), Q_ENOTFOUND);
+    assert_non_null(strstr(e.msg, "no file or model named"));
+    assert_int_equal(tools_model_path("story", &path, &e), 0);
+    assert_non_null(strstr(path, "story-Q8_0.gguf"));
+    free(path);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -159,6 +200,7 @@ int main(void)
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_human),
         cmocka_unit_test(test_what_cannot_run_is_named),
+        cmocka_unit_test(test_names_of_registrations),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
