@@ -176,6 +176,16 @@ def streams(c, model, k, tokens=64):
     return k * tokens / (time.perf_counter() - t0), max(firsts) * 1000
 
 
+def one_prefill(c, model):
+    """The prompts of 16 clients as one prompt: what computing them takes at least."""
+    words = " ".join(f"word{i}" for i in range(24))
+    body = dict(model=model, prompt=" ".join(f"{i} {words}" for i in range(16)), max_tokens=1,
+                temperature=0)
+    t0 = time.perf_counter()
+    assert c.post("/v1/completions", body).status == 200
+    return (time.perf_counter() - t0) * 1000
+
+
 def gateway(args):
     print("## Cluster and gateway\n")
     rows = []
@@ -206,6 +216,9 @@ def gateway(args):
         p50, p99 = one_token_latency(c, "story")
         rows.append(["1-token request on a kept connection, `story`: p50 / p99, engine included",
                      f"{p50:.2f} / {p99:.2f} ms", "2 ms + engine"])
+        alone = ours(QUIRE.parent / "share/models/story-Q8_0.gguf", ["pp2"], 2)["pp2"]
+        rows.append(["- of this the engine alone (`quire bench`, 2 prompt tokens)",
+                     f"{2000 / alone:.2f} ms", ""])
         rows.append(["1,000 waiting streams in the supervisor",
                      f"{idle_streams(c, 'story'):.0f} MB", "100 MB"])
         c.delete("/v1/models/story")
@@ -218,17 +231,19 @@ def gateway(args):
         rows.append(["launch `smollm2`, warm", f"{median(times):.0f} ms", "1000 ms"])
         c.complete("smollm2", "Hello", max_tokens=8)
         rows.append(["all processes with `smollm2` (Pss)", f"{memory(c):.0f} MB", "250 MB"])
-        one, many, firsts = [], [], []
+        one, many, firsts, least = [], [], [], []
         for _ in range(3):
             one.append(streams(c, "smollm2", 1)[0])
             rate, first = streams(c, "smollm2", 16)
             many.append(rate)
             firsts.append(first)
+            least.append(one_prefill(c, "smollm2"))
         rows.append(["`smollm2`, 1 stream", f"{median(one):.0f} tokens/s", ""])
         rows.append(["`smollm2`, 16 streams together", f"{median(many):.0f} tokens/s",
                      "2 x one stream"])
         rows.append(["ratio", f"{median(many) / median(one):.2f}", "2"])
         rows.append(["slowest first token of 16", f"{median(firsts):.0f} ms", "prefill + 100 ms"])
+        rows.append(["- prefilling all 16 prompts as one", f"{median(least):.0f} ms", ""])
     finally:
         c.kill()
     table(["figure", "measured", "aim"], rows)
