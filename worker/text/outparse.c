@@ -379,6 +379,9 @@ static void fail_call(struct outparse *p, size_t raw_to)
     if (p->call_open) {
         end_call(p, false, raw_to);
         to_text(p);
+        /* What follows belongs to the text that the call turns out to be: keep every byte. */
+        p->any_content = true;
+        p->after_call = p->trim = false;
     } else {
         give_back(p);
     }

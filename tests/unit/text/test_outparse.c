@@ -180,6 +180,8 @@ static void test_near_misses(void **st)
     /* broken after the name was out: the call is marked, the rest is text */
     check("hermes", "<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":tru}} x",
           "{K now}{\"a\":tru{!}{C}}} x");
+    check("hermes", "<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":1 x \n",
+          "{K now}{\"a\":1 {!}{C}x \n");
     check("hermes", "<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"b",
           "{K now}{\"a\":\"b{!}");
 }
