@@ -4,6 +4,7 @@
 
     tests/bench/bench.py engine --model FILE.gguf [--peer-bench PATH]   decode and prefill
     tests/bench/bench.py gateway                                       HTTP, start, memory, streams
+    tests/bench/bench.py busy --model FILE.gguf                        one core taken by another process
     tests/bench/bench.py all --model FILE.gguf [--peer-bench PATH]
 
 --peer-bench names a peer's benchmark program with llama-bench's options (-m -p -n -t -o json); it
@@ -78,6 +79,24 @@ def engine(args):
             row += [f"{b:.1f}", f"{a / b:.2f}"]
         rows.append(row)
     table(["test", "quire tokens/s"] + (["peer tokens/s", "ratio"] if theirs else []), rows)
+
+
+def busy(args):
+    """Decode on all threads while another process takes one core, against one thread alone."""
+    print(f"## Busy neighbour: {pathlib.Path(args.model).name}\n")
+    alone, taken = [], []
+    for _ in range(args.rounds):
+        alone.append(ours(args.model, ["tg64"], 1)["tg64"])
+        spin = subprocess.Popen([sys.executable, "-c",
+                                 "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+        try:
+            taken.append(ours(args.model, ["tg64"], args.threads)["tg64"])
+        finally:
+            spin.kill()
+            spin.wait()
+    a, b = median(alone), median(taken)
+    table(["1 thread alone", f"{args.threads} threads, one core taken", "ratio"],
+          [[f"{a:.1f} tokens/s", f"{b:.1f} tokens/s", f"{b / a:.2f}"]])
 
 
 # ---- the cluster --------------------------------------------------------------------------------
@@ -251,17 +270,19 @@ def gateway(args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("what", choices=["engine", "gateway", "all"])
+    p.add_argument("what", choices=["engine", "gateway", "busy", "all"])
     p.add_argument("--model", help="GGUF file for the engine comparison")
     p.add_argument("--peer-bench", help="a peer's bench program")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--tests", default="pp512,tg64")
     args = p.parse_args()
+    if args.what != "gateway" and not args.model:
+        p.error("--model is needed")
     if args.what in ("engine", "all"):
-        if not args.model:
-            p.error("--model is needed")
         engine(args)
+    if args.what in ("busy", "all"):
+        busy(args)
     if args.what in ("gateway", "all"):
         gateway(args)
 
