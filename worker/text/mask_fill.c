@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mask_fill.c - the tokens that may come next: a walk over the trie that stops at the first
+ * byte that does not fit. Inside a JSON string where every character may come, the walk is
+ * replaced by what the vocabulary knows: tokens that stay inside are one ready mask, tokens
+ * that close the string depend only on what follows the quote. */
+#include "base/num.h"
+#include "worker/text/mask_int.h"
+
+#include <string.h>
+
+struct walk {
+    struct gmatch *m;
+    uint32_t ctx;       /* the string context that the walk is in, GRAM_NONE: none */
+    uint32_t ctx_chars; /* n_chars when it began */
+};
+
+static void set_range(uint64_t *to, const uint64_t *from, uint32_t a, uint32_t b)
+{
+    if (a >= b)
+        return;
+    uint64_t head = ~0ULL << (a % 64), tail = b % 64 ? ~0ULL >> (64 - b % 64) : ~0ULL;
+    uint32_t i = a / 64, last = (b - 1) / 64;
+    if (i == last) {
+        to[i] |= from[i] & head & tail;
+        return;
+    }
+    to[i] |= from[i] & head;
+    for (i++; i < last; i++)
+        to[i] |= from[i];
+    to[last] |= from[last] & tail;
+}
+
+static void set_bit(uint64_t *to, uint32_t i)
+{
+    to[i / 64] |= 1ULL << (i % 64);
+}
+
+/* Which rests fit behind the closing quote. st[0] is the state at the quote's place. */
+static void walk_rests(struct gmatch *m, union gram_state *st)
+{
+    const struct mask_trie *t = &m->v->rests;
+    uint32_t ends[MASK_MAX_TOKEN + 2], depth = 0;
+    memset(m->rest_ok, 0, (t->n_str / 64 + 1) * sizeof *m->rest_ok);
+    m->rests_any = false;
+    gram_copy(m->g, st + 1, st);
+    if (!gram_step(m->g, st + 1, '"'))
+        return;
+    m->rests_any = true;
+    for (uint32_t k = 0; k < t->node[0].here; k++)
+        set_bit(m->rest_ok, k);
+    ends[0] = t->n;
+    for (uint32_t i = 1; i < t->n;) {
+        const struct mask_node *n = &t->node[i];
+        while (depth > 0 && ends[depth] <= i)
+            depth--;
+        gram_copy(m->g, st + depth + 2, st + depth + 1);
+        if (!gram_step(m->g, st + depth + 2, n->byte)) {
+            i = n->end;
+            continue;
+        }
+        for (uint32_t k = 0; k < n->here; k++)
+            set_bit(m->rest_ok, n->first + k);
+        ends[++depth] = n->end;
+        i++;
+    }
+}
+
+/* Does closing here lead to the same as where rest_ok was made? */
+static bool same_close(const struct gmatch *m, const struct sstate *s)
+{
+    const struct sstate *o = &m->saved->s;
+    return m->have_rests && o->len == s->len && o->top == s->top && o->in_key == s->in_key &&
+           o->depth == s->depth && memcmp(o->data, s->data, s->len) == 0;
+}
+
+static bool exact(struct gmatch *m, union gram_state *st, uint32_t pos, uint32_t depth)
+{
+    const struct grammar_vocab *v = m->v;
+    gram_copy(m->g, st + 1, st);
+    for (uint32_t i = v->at[pos] + depth; i < v->at[pos + 1]; i++)
+        if (!gram_step(m->g, st + 1, v->bytes[i]))
+            return false;
+    return true;
+}
+
+/* All tokens below a node that lies in a free string; st is its state, scratch follows it. */
+static void fill_string(struct walk *w, const struct mask_node *n, union gram_state *st,
+                        uint32_t depth, const struct sfree *f)
+{
+    struct gmatch *m = w->m;
+    const struct grammar_vocab *v = m->v;
+    const struct mask_ctx *c = &v->ctx[w->ctx];
+    uint32_t from = n->first + n->here, to = n->last;
+    uint32_t left = f->left == GRAM_NONE ? GRAM_NONE : f->left + (st->s.n_chars - w->ctx_chars);
+    if (w->ctx == 0 && (left == GRAM_NONE || left < MASK_BUCKETS)) {
+        set_range(m->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
+    } else {
+        const struct mask_pure *p = v->pure + c->pure;
+        uint32_t lo = 0, hi = c->n_pure;
+        while (lo < hi) {
+            uint32_t mid = (lo + hi) / 2;
+            if (p[mid].pos < from)
+                lo = mid + 1;
+            else
+                hi = mid;
+        }
+        if (w->ctx == 0 && left >= MASK_MAX_TOKEN) {
+            set_range(m->tok, v->by_pos[MASK_BUCKETS], from, to);
+        } else {
+            for (; lo < c->n_pure && p[lo].pos < to; lo++)
+                if (p[lo].need <= left)
+                    set_bit(m->tok, p[lo].pos);
+        }
+    }
+    const struct mask_closer *q = v->closer + c->closer;
+    uint32_t lo = 0, hi = c->n_closer;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (q[mid].pos < from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == c->n_closer || q[lo].pos >= to)
+        return;
+    if (!f->each_close && !same_close(m, &st->s)) {
+        walk_rests(m, st);
+        gram_copy(m->g, m->saved, st);
+        m->have_rests = true;
+    }
+    for (; lo < c->n_closer && q[lo].pos < to; lo++) {
+        if (q[lo].chars > left)
+            continue;
+        if (f->each_close ? exact(m, st, q[lo].pos, depth)
+                          : m->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1)
+            set_bit(m->tok, q[lo].pos);
+    }
+}
+
+/* Is the state at the context's node, or inside the same string? Then its freedom. */
+static bool free_here(const struct walk *w, const union gram_state *st, struct sfree *f)
+{
+    return w->ctx != GRAM_NONE && srun_free(w->m->g->schema, &st->s, f);
+}
+
+static void walk_tokens(struct gmatch *m)
+{
+    const struct grammar_vocab *v = m->v;
+    const struct mask_trie *t = &v->trie;
+    bool schema = m->g->kind == GRAMMAR_SCHEMA;
+    struct {
+        uint32_t end, ctx, chars;
+    } at[MASK_MAX_TOKEN + 2];
+    uint32_t depth = 0;
+    struct walk w = {m, GRAM_NONE, 0};
+    union gram_state *st = m->now;
+    struct sfree f;
+    m->have_rests = false;
+    if (schema && st->s.lex == LX_STR && st->s.phase == 0 && st->s.u.left == 0) {
+        w.ctx = 0;
+        w.ctx_chars = st->s.n_chars;
+        if (free_here(&w, st, &f)) {
+            fill_string(&w, &t->node[0], st, 0, &f);
+            return;
+        }
+    }
+    at[0].end = t->n;
+    at[0].ctx = w.ctx;
+    at[0].chars = w.ctx_chars;
+    for (uint32_t i = 1; i < t->n;) {
+        const struct mask_node *n = &t->node[i];
+        while (depth > 0 && at[depth].end <= i)
+            depth--;
+        union gram_state *s = st + depth + 1;
+        gram_copy(m->g, s, st + depth);
+        if (!gram_step(m->g, s, n->byte)) {
+            i = n->end;
+            continue;
+        }
+        for (uint32_t k = 0; k < n->here; k++)
+            set_bit(m->tok, n->first + k);
+        depth++;
+        at[depth].end = n->end;
+        w.ctx = at[depth - 1].ctx;
+        w.ctx_chars = at[depth - 1].chars;
+        i++;
+        if (schema) {
+            bool opened = s->s.lex == LX_STR && st[depth - 1].s.lex != LX_STR;
+            if (opened) {
+                w.ctx = n->ctx;
+                w.ctx_chars = 0;
+            } else if (s->s.lex != LX_STR) {
+                w.ctx = GRAM_NONE;
+            }
+            at[depth].ctx = w.ctx;
+            at[depth].chars = w.ctx_chars;
+            if (n->end > i && free_here(&w, s, &f)) {
+                fill_string(&w, n, s, depth, &f);
+                i = n->end;
+            }
+        }
+    }
+}
+
+size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask)
+{
+    const struct grammar_vocab *v = m->v;
+    size_t n = 0, best = 0;
+    const uint64_t *base = NULL;
+    unsigned k = MASK_BUCKETS;
+    if (!v)
+        return 0;
+    memset(m->tok, 0, v->tok_words * sizeof *m->tok);
+    walk_tokens(m);
+    for (uint32_t i = 0; i < v->tok_words; i++)
+        n += (size_t)__builtin_popcountll(m->tok[i]);
+    /* Turning positions into ids costs per bit: start from the ready mask that is nearest. */
+    best = n;
+    for (unsigned j = 0; j <= MASK_BUCKETS && n > 512; j++) {
+        size_t d = 0;
+        unsigned b = MASK_BUCKETS - j;
+        for (uint32_t i = 0; i < v->tok_words && d < best; i++)
+            d += (size_t)__builtin_popcountll(m->tok[i] ^ v->by_pos[b][i]);
+        if (d < best) {
+            best = d;
+            k = b;
+            base = v->by_pos[b];
+        }
+        if (best < 4096)
+            break;
+    }
+    if (base)
+        memcpy(mask, v->by_id[k], v->words * sizeof *mask);
+    else
+        memset(mask, 0, v->words * sizeof *mask);
+    for (uint32_t i = 0; i < v->tok_words; i++) {
+        for (uint64_t x = m->tok[i] ^ (base ? base[i] : 0); x; x &= x - 1) {
+            uint32_t id = v->id[i * 64 + (uint32_t)__builtin_ctzll(x)];
+            mask[id / 64] ^= 1ULL << (id % 64);
+        }
+    }
+    if (v->n_eog && gmatch_can_stop(m)) {
+        for (uint32_t i = 0; i < v->n_eog; i++)
+            set_bit(mask, v->eogs[i]);
+        n += v->n_eog;
+    }
+    return n;
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* schema_int.h - a compiled JSON schema, and the state of a text that is checked against it.
+ *
+ * The text is followed byte by byte by one deterministic JSON reader. Every schema that applies
+ * to the value being read has a slot with a three-valued verdict; what combines schemas (allOf,
+ * anyOf, oneOf, not, if) is evaluated over the slots, so acceptance is exact validation.
+ * A byte is refused as soon as the verdict of the whole text is certainly false. */
+#ifndef QUIRE_TEXT_SCHEMA_INT_H
+#define QUIRE_TEXT_SCHEMA_INT_H
+
+#include "worker/text/gram_int.h"
+
+enum { T_NULL = 1, T_BOOL = 2, T_NUM = 4, T_STR = 8, T_ARR = 16, T_OBJ = 32, T_ALL = 63 };
+
+/* ---- schema_num.c: exact decimals ---- */
+#define SNUM_DIGITS 64U /* bytes of a number's text at most */
+struct sdec {
+    bool neg;
+    uint8_t n;   /* digits, the first and last not 0; 0: the value is zero */
+    int32_t exp; /* value = digits * 10^exp */
+    uint8_t dig[SNUM_DIGITS];
+};
+struct snum {
+    bool integer, has_min, has_max, min_open, max_open, has_mult, has_in;
+    struct sdec min, max, mult;
+    long double fmin, fmax;
+    struct sdec *in; /* enum: the value is one of these */
+    uint32_t n_in;
+};
+bool sdec_parse(struct sdec *d, const char *s, size_t n);
+int sdec_cmp(const struct sdec *a, const struct sdec *b);
+bool sdec_from_json(struct sdec *d, const struct jv *v);
+long double sdec_float(const struct sdec *d);
+uint64_t sdec_hash(const struct sdec *d);
+bool snum_valid(const struct snum *c, const struct sdec *d);
+/* Can the unfinished number s[0..n) still become valid? Errs towards yes. */
+bool snum_alive(const struct snum *c, const char *s, size_t n);
+
+/* ---- the compiled schema ---- */
+enum skid_role { KID_ALL, KID_ANY, KID_ONE, KID_NOT, KID_IF, KID_THEN, KID_ELSE, KID_DEP };
+struct skid {
+    uint32_t node;
+    uint32_t name; /* DEP: applies when this name of the node's object was seen */
+    uint8_t role;
+};
+struct snode {
+    uint8_t types;               /* allowed T_* */
+    uint8_t bools;               /* bit 0: false allowed, bit 1: true allowed */
+    uint32_t str, num, arr, obj; /* GRAM_NONE: no constraint */
+    uint32_t kid, n_kids;
+    uint32_t size; /* slots: itself and its kids' */
+    bool plain;    /* says nothing: always true */
+};
+struct sstr {
+    struct dfa *d; /* may be NULL */
+    uint32_t min, max;
+};
+struct sarr {
+    uint32_t *prefix, n_prefix;
+    uint32_t items, contains; /* GRAM_NONE: none */
+    uint32_t min, max, min_contains, max_contains;
+    bool unique;
+};
+struct skey {              /* what a label list of the key automaton means */
+    uint32_t name;         /* GRAM_NONE: not a name */
+    uint32_t first, count; /* schemas of the value in skeys */
+};
+struct sobj {
+    struct dfa *d;
+    uint32_t n_names, words;
+    struct skey *key; /* by accept - 1 */
+    uint64_t *reach;  /* by state: names that can still be completed, `words` each */
+    uint8_t *other;   /* by state: can a key that is no name be completed? */
+    uint32_t *required, n_required;
+    uint32_t *dep, n_dep; /* pairs: if the first is there, so is the second */
+    uint32_t min, max;
+};
+struct sgram {
+    struct snode *node;
+    struct skid *kid;
+    struct sstr *str;
+    struct snum *num;
+    struct sarr *arr;
+    struct sobj *obj;
+    uint32_t *key_node;
+    uint32_t n_node, n_kid, n_str, n_num, n_arr, n_obj, n_key_node;
+    uint32_t cap_node, cap_kid, cap_str, cap_num, cap_arr, cap_obj, cap_key_node;
+    uint32_t root;
+    unsigned max_ws;
+};
+Q_MUST_CHECK int sgram_compile(struct sgram **out, const struct jv *schema,
+                               const struct grammar_options *opt, struct err *e);
+void sgram_free(struct sgram *g);
+/* ---- schema_format.c: a regex for a known format, NULL: annotation only ---- */
+const char *schema_format(const char *name);
+
+/* ---- schema_run.c ---- */
+#define SRUN_BYTES 24576U
+
+enum slex { LX_VALUE, LX_STR, LX_NUM, LX_LIT, LX_AFTER, LX_KEY, LX_COLON, LX_DONE };
+
+struct sstate {
+    uint32_t len, top; /* bytes of data in use; offset of the frame of the value being read */
+    uint8_t lex, in_key, phase, ws, first, numlen, numphase, litpos;
+    uint8_t depth, lit;
+    uint32_t cp, high, n_chars;
+    struct gram_utf8 u;
+    uint64_t hash;
+    char num[SNUM_DIGITS];
+    _Alignas(8) unsigned char data[SRUN_BYTES];
+};
+static inline void sstate_copy(struct sstate *to, const struct sstate *from)
+{
+    __builtin_memcpy(to, from, offsetof(struct sstate, data) + from->len);
+}
+bool srun_init(const struct sgram *g, struct sstate *st);
+/* Take a byte. On false st is spoilt. */
+bool srun_step(const struct sgram *g, struct sstate *st, uint8_t byte);
+bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate *scratch);
+
+/* What the rest of the string may be, as far as the masks can use it. */
+struct sfree {
+    uint32_t left;   /* characters that still fit; GRAM_NONE: any number */
+    bool each_close; /* closing depends on the content: try each token that closes */
+};
+/* Is st inside a string, between characters, where every character may come? */
+bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *f);
+
+#endif
