@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which texts each kind of grammar takes, refusals by name, and masks that agree with what
+ * the automaton accepts, token by token. */
+#include "base/clock.h"
+#include "base/num.h"
+#include "worker/text/grammar.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum kind { SCHEMA, GBNF, REGEX, CHOICE };
+
+static int compile(enum kind k, const char *text, struct grammar **g, struct err *e)
+{
+    struct jv *v = NULL;
+    int rc;
+    *g = NULL;
+    if (k == GBNF)
+        return grammar_compile_gbnf(g, text, strlen(text), e);
+    if (k == REGEX)
+        return grammar_compile_regex(g, text, strlen(text), e);
+    assert_int_equal(jv_parse(&v, text, strlen(text), 64, e), 0);
+    rc = k == SCHEMA ? grammar_compile_schema(g, v, NULL, e) : grammar_compile_choice(g, v, e);
+    jv_free(v);
+    return rc;
+}
+
+static bool takes(struct gmatch *m, const char *text)
+{
+    gmatch_reset(m);
+    return gmatch_accept_bytes(m, text, strlen(text), NULL) && gmatch_can_stop(m);
+}
+
+struct kase {
+    enum kind kind;
+    const char *grammar;
+    const char *good[6], *bad[8];
+};
+
+static const struct kase cases[] = {
+    {SCHEMA,
+     "{\"type\":\"integer\",\"minimum\":3,\"maximum\":12}",
+     {"3", "12", "10.0"},
+     {"2", "13", "30", "-3", "3.5", "1"}},
+    {SCHEMA,
+     "{\"type\":\"number\",\"exclusiveMaximum\":5,\"multipleOf\":0.5}",
+     {"4.5", "-7", "0"},
+     {"5", "4.25", "5.5"}},
+    {SCHEMA,
+     "{\"type\":[\"string\",\"null\"],\"minLength\":2,\"maxLength\":3}",
+     {"null", "\"ab\"", "\"\\u00e9\xC3\xA9x\"", "\"\\ud83d\\ude00a\""},
+     {"\"a\"", "\"abcd\"", "1", "\"\\ud83d\\ude00\"", "\"\\ud83dab\"", "\"\xC3\"", "\"a\nb\""}},
+    {SCHEMA,
+     "{\"type\":\"string\",\"pattern\":\"^[a-c]+(\\\\d{2})?$\"}",
+     {"\"abc\"", "\"a12\"", "\"\\u0061\""},
+     {"\"\"", "\"a1\"", "\"d\"", "\"a123\""}},
+    {SCHEMA,
+     "{\"enum\":[\"x\",1,true,null,[1,{\"a\":2}]]}",
+     {"\"x\"", "1.0", "true", "null", "[1,{\"a\":2}]"},
+     {"false", "2", "\"xx\"", "[1]", "[1,{}]"}},
+    {SCHEMA,
+     "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{}},"
+     "\"required\":[\"a\"],\"additionalProperties\":false}",
+     {"{\"b\":[],\"a\":1}", "{ \"a\": 1 }", "{\n  \"a\": 1\n}"},
+     {"{}", "{\"a\":\"1\"}", "{\"a\":1,\"c\":2}", "{\"a\":1,\"a\":2}", "{\"a\":1,}", "{\"a\" :1}",
+      "[]"}},
+    {SCHEMA,
+     "{\"properties\":{\"a\":{\"type\":\"string\"}},\"additionalProperties\":"
+     "{\"type\":\"integer\"},\"maxProperties\":2}",
+     {"{\"a\":\"x\",\"b\":1}", "7"},
+     {"{\"\\u0061\":1}", "{\"b\":\"x\"}", "{\"x\":1,\"y\":2,\"z\":3}", "{\"b\":1,\"\\u0062\":2}"}},
+    {SCHEMA,
+     "{\"patternProperties\":{\"^n\":{\"type\":\"number\"}},\"minProperties\":1,"
+     "\"propertyNames\":{\"maxLength\":2}}",
+     {"{\"n1\":1}", "{\"a\":\"x\"}"},
+     {"{}", "{\"n\":\"x\"}", "{\"abc\":1}"}},
+    {SCHEMA,
+     "{\"dependentRequired\":{\"a\":[\"b\"]},\"dependentSchemas\":{\"c\":{\"required\":"
+     "[\"d\"]}}}",
+     {"{}", "{\"b\":1,\"a\":1}", "{\"c\":1,\"d\":1}"},
+     {"{\"a\":1}", "{\"c\":1}"}},
+    {SCHEMA,
+     "{\"type\":\"array\",\"prefixItems\":[{\"type\":\"string\"}],\"items\":{\"type\":"
+     "\"integer\"},\"minItems\":1,\"maxItems\":3,\"uniqueItems\":true}",
+     {"[\"a\"]", "[\"a\",1,2]"},
+     {"[]", "[1]", "[\"a\",1,1]", "[\"a\",1,1.0]", "[\"a\",1,2,3]"}},
+    {SCHEMA,
+     "{\"type\":\"array\",\"contains\":{\"const\":5},\"minContains\":2,\"maxContains\":2}",
+     {"[5,1,5]"},
+     {"[5]", "[5,5,5]", "[]"}},
+    {SCHEMA,
+     "{\"oneOf\":[{\"type\":\"integer\"},{\"minimum\":2}]}",
+     {"1", "2.5", "\"x\""},
+     {"3", "1.5"}},
+    {SCHEMA,
+     "{\"not\":{\"type\":\"string\"},\"if\":{\"type\":\"integer\"},\"then\":{\"maximum\":5},"
+     "\"else\":{\"type\":\"null\"}}",
+     {"4", "null"},
+     {"\"x\"", "6", "true"}},
+    {SCHEMA,
+     "{\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"k\":{\"$ref\":\"#/$defs/t\"}},"
+     "\"additionalProperties\":false}},\"$ref\":\"#/$defs/t\"}",
+     {"{\"k\":{\"k\":{}}}"},
+     {"{\"k\":{\"k\":1}}", "{\"k\":{\"j\":{}}}"}},
+    {SCHEMA,
+     "{\"type\":\"string\",\"format\":\"date\"}",
+     {"\"2024-02-29\""},
+     {"\"2023-02-29\"", "\"2024-13-01\"", "\"24-01-01\""}},
+    {REGEX, "a(b|c)*d{2,3}", {"add", "abcbddd"}, {"ad", "adddd", "xadd"}},
+    {REGEX,
+     "[^a-z]\xC3\xA9?",
+     {"A", "\xE2\x82\xAC", "1\xC3\xA9"},
+     {"a", "\xC3\xA9\xC3\xA9\xC3\xA9"}},
+    {CHOICE, "[\"yes\",\"yes sir\",\"no\"]", {"yes", "yes sir", "no"}, {"ye", "yes ", "nope", ""}},
+    {GBNF, "root ::= \"(\" root \")\" | [0-9]+ # digits\n", {"7", "((12))"}, {"(1", "1)", "()"}},
+    {GBNF,
+     "root ::= item{2,3} (\", \" item)?\nitem ::= \"a\" | \"\\x62\" |\n  \"c\"",
+     {"ab", "abc", "aab, c"},
+     {"a", "abca", "ab,c"}},
+    {GBNF, "root ::= list\nlist ::= [a-z] list | \"\"", {"", "abcabc"}, {"a1"}},
+};
+
+static void test_cases(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < NUM_COUNT(cases); i++) {
+        const struct kase *c = &cases[i];
+        struct grammar *g;
+        struct gmatch *m;
+        struct err e = {0};
+        if (compile(c->kind, c->grammar, &g, &e))
+            fail_msg("%s: %s", c->grammar, e.msg);
+        assert_int_equal(gmatch_open(&m, g, NULL, &e), 0);
+        for (size_t k = 0; k < NUM_COUNT(c->good) && c->good[k]; k++)
+            if (!takes(m, c->good[k]))
+                fail_msg("%s does not take %s", c->grammar, c->good[k]);
+        for (size_t k = 0; k < NUM_COUNT(c->bad) && c->bad[k]; k++)
+            if (takes(m, c->bad[k]))
+                fail_msg("%s takes %s", c->grammar, c->bad[k]);
+        gmatch_close(m);
+        grammar_free(g);
+    }
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        enum kind kind;
+        const char *text;
+        int code;
+        const char *says;
+    } bad[] = {
+        {SCHEMA, "{\"items\":{\"unevaluatedItems\":false}}", Q_EUNSUPPORTED,
+         "unevaluatedItems is not supported (at #/items)"},
+        {SCHEMA, "{\"$ref\":\"http://x/y\"}", Q_EUNSUPPORTED, "$ref"},
+        {SCHEMA, "{\"$ref\":\"#/nowhere\"}", Q_EINVAL, "not there"},
+        {SCHEMA, "{\"$ref\":\"#\"}", Q_EUNSUPPORTED, "itself"},
+        {SCHEMA, "{\"type\":\"text\"}", Q_EINVAL, "type"},
+        {SCHEMA, "{\"pattern\":\"(?=a)b\"}", Q_EUNSUPPORTED, "lookahead"},
+        {SCHEMA, "{\"type\":\"integer\",\"enum\":[\"a\"],\"pattern\":\"[\"}", Q_EINVAL, "pattern"},
+        {REGEX, "(a{1000}){1000}", Q_ENOMEM, "large"},
+        {REGEX, "(.*a.{20})", Q_ENOMEM, "states"},
+        {REGEX, "a\\1", Q_EUNSUPPORTED, "back reference"},
+        {GBNF, "root ::= root \"a\"", Q_EINVAL, "left recursion"},
+        {GBNF, "root ::= x", Q_EINVAL, "not defined"},
+        {GBNF, "x ::= \"a\"", Q_EINVAL, "root"},
+        {CHOICE, "[]", Q_EINVAL, "choice"},
+    };
+    for (size_t i = 0; i < NUM_COUNT(bad); i++) {
+        struct grammar *g;
+        struct err e = {0};
+        int rc = compile(bad[i].kind, bad[i].text, &g, &e);
+        if (rc != bad[i].code || !strstr(e.msg, bad[i].says) || g)
+            fail_msg("%s: %d %s", bad[i].text, rc, e.msg);
+    }
+}
+
+static const char *data_dir(void)
+{
+    const char *d = getenv("QUIRE_TEST_DATA");
+    return d && *d ? d : QUIRE_SHARED_DATA;
+}
+
+static struct tokenizer *open_vocab(const char *name)
+{
+    char path[512];
+    struct gguf *f;
+    struct tokenizer *t = NULL;
+    struct err e = {0};
+    snprintf(path, sizeof path, "%s/vocabs/gguf/%s", data_dir(), name);
+    if (gguf_open(&f, path, &e))
+        return NULL;
+    if (tokenizer_open_gguf(&t, f, &e))
+        t = NULL;
+    gguf_close(f);
+    return t;
+}
+
+/* Every token: in the mask exactly when it is accepted. */
+static void agree(struct gmatch *m, struct gmatch *copy, const struct grammar_vocab *v,
+                  uint64_t *mask, const char *what)
+{
+    size_t n = 0, said = gmatch_fill_mask(m, mask);
+    for (uint32_t id = 0; id < grammar_vocab_size(v); id++) {
+        gmatch_copy(copy, m);
+        bool in = mask[id / 64] >> (id % 64) & 1;
+        n += in;
+        if (in != gmatch_accept_token(copy, id))
+            fail_msg("token %u in %s: the mask says %d", id, what, in);
+    }
+    assert_int_equal(n, said);
+}
+
+static void test_masks(void **state)
+{
+    (void)state;
+    static const struct {
+        enum kind kind;
+        const char *grammar, *text;
+    } walks[] = {
+        {SCHEMA, "{\"type\":\"object\"}", "{\"a\\\": \\u00e9\": [1, \"x, y\", {}], \"b\":-1.5e3}"},
+        {SCHEMA,
+         "{\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":9},\"tags\":{\"type\":"
+         "\"array\",\"items\":{\"type\":\"string\",\"minLength\":2},\"uniqueItems\":true},\"n\":"
+         "{\"enum\":[\"one\",\"two\",12]}},\"required\":[\"name\"],\"additionalProperties\":false}",
+         "{\"tags\": [\"ab\", \"abc\"], \"n\": \"two\", \"name\": \"J\xC3\xBCrgen\"}"},
+        {SCHEMA, "{\"type\":\"string\",\"pattern\":\"^a.*z$\"}", "\"a quick z\""},
+        {GBNF, "root ::= [^\"]* \"\\\"\" [0-9]+", "some text\"42"},
+        {REGEX, "(foo|bar)+[0-9]*", "foobar123"},
+    };
+    struct err e = {0};
+    struct tokenizer *t = open_vocab("ggml-vocab-gpt-2.gguf");
+    struct grammar_vocab *v;
+    if (!t) {
+        printf("skipped: no vocabulary\n");
+        skip();
+    }
+    assert_int_equal(grammar_vocab_open(&v, t, &e), 0);
+    tokenizer_close(t);
+    uint64_t *mask = calloc(grammar_vocab_size(v) / 64 + 1, sizeof *mask);
+    for (size_t i = 0; i < NUM_COUNT(walks); i++) {
+        struct grammar *g;
+        struct gmatch *m, *copy;
+        assert_int_equal(compile(walks[i].kind, walks[i].grammar, &g, &e), 0);
+        assert_int_equal(gmatch_open(&m, g, v, &e), 0);
+        assert_int_equal(gmatch_open(&copy, g, v, &e), 0);
+        const char *s = walks[i].text;
+        for (size_t k = 0; k < strlen(s); k++) {
+            agree(m, copy, v, mask, s + k);
+            if (!gmatch_accept_bytes(m, s + k, 1, NULL))
+                fail_msg("%s stops at %s", walks[i].grammar, s + k);
+        }
+        assert_true(gmatch_can_stop(m));
+        agree(m, copy, v, mask, "the end");
+        gmatch_close(m);
+        gmatch_close(copy);
+        grammar_free(g);
+    }
+    free(mask);
+    grammar_vocab_close(v);
+}
+
+static void test_gbnf_files(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file, *good, *bad;
+    } files[] = {
+        {"json.gbnf", "{\"a\": [1, true, null, \"x\"]}", "{\"a\": tru}"},
+        {"json_arr.gbnf", "[\n1,\n\"a\"]", "{\"a\":1}"},
+        {"list.gbnf", "- one\n- two\n", "one\n"},
+        {"arithmetic.gbnf", "1 +2 = 3\n", "1 + = 3\n"},
+        {"chess.gbnf", "1. e4 e5\n2. Nf3 Nc6\n", "1. z9 e5\n"},
+        {"c.gbnf", "int main(int x){return x;}", "int main(int x){"},
+        {"english.gbnf", "Hello", "\xE3\x81\x82"},
+        {"japanese.gbnf", "\xE3\x81\x82\xE3\x81\x84", "hello"},
+    };
+    for (size_t i = 0; i < NUM_COUNT(files); i++) {
+        char path[512], text[65536];
+        struct grammar *g;
+        struct gmatch *m;
+        struct err e = {0};
+        snprintf(path, sizeof path, "%s/grammars/%s", data_dir(), files[i].file);
+        FILE *f = fopen(path, "rb");
+        if (!f) {
+            printf("skipped: no %s\n", path);
+            skip();
+        }
+        size_t n = fread(text, 1, sizeof text, f);
+        fclose(f);
+        if (grammar_compile_gbnf(&g, text, n, &e))
+            fail_msg("%s: %s", files[i].file, e.msg);
+        assert_int_equal(gmatch_open(&m, g, NULL, &e), 0);
+        if (!takes(m, files[i].good) || takes(m, files[i].bad))
+            fail_msg("%s: wrong about its texts", files[i].file);
+        gmatch_close(m);
+        grammar_free(g);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cases),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_gbnf_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
