@@ -99,6 +99,11 @@ static int parse(struct jv **out, const char *text, size_t len, unsigned max_dep
     if (!j) {
         if (json_error_code(&je) == json_error_out_of_memory)
             return err_set(e, Q_ENOMEM, "out of memory while reading JSON");
+        if (json_error_code(&je) == json_error_null_character)
+            return err_set(e, Q_EINVAL,
+                           "JSON with the character \\u0000 in a string (line %d column %d): text "
+                           "with NUL cannot be processed",
+                           je.line, je.column);
         return err_set(e, Q_EINVAL, "invalid JSON at line %d column %d (byte %d): %s", je.line,
                        je.column, je.position, je.text);
     }

@@ -34,7 +34,7 @@ struct http_route {
 struct http_config {
     const char *host;
     int port;                  /* 0: any free one */
-    size_t max_body_bytes;     /* 0: 32 MiB */
+    size_t max_body_bytes;     /* 0: 64 MiB */
     size_t max_bodies_bytes;   /* 0: 1 GiB for the bodies of all connections; beyond: 503 */
     size_t max_header_bytes;   /* 0: 32 KiB for all headers and the target */
     unsigned max_connections;  /* 0: 4096; more are answered 503 and closed */

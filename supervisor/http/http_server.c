@@ -13,7 +13,7 @@ static void defaults(struct http_config *c)
     if (!c->host)
         c->host = "127.0.0.1";
     if (!c->max_body_bytes)
-        c->max_body_bytes = (size_t)32 << 20;
+        c->max_body_bytes = (size_t)64 << 20;
     if (!c->max_bodies_bytes)
         c->max_bodies_bytes = (size_t)1 << 30;
     if (!c->max_header_bytes)

@@ -130,6 +130,8 @@ static void test_json_reads_strictly(void **state)
         assert_null(v);
         assert_true(strlen(e.msg) > 10);
     }
+    assert_int_equal(jv_parse(&v, "[\"a\\u0000b\"]", 11, 8, &e), Q_EINVAL);
+    assert_non_null(strstr(e.msg, "u0000"));
     char deep[2000];
     memset(deep, '[', sizeof deep);
     assert_int_equal(jv_parse(&v, deep, sizeof deep, 64, &e), Q_EINVAL);
