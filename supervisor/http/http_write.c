@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/http/http_int.h"
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/num.h"
 
@@ -245,6 +246,9 @@ void http_refuse(struct http_conn *c, int status, const char *path, const char *
     buf_init(&body, 64 << 10);
     error_body(c->s, &body, status, path, text);
     put_head(&head, status, "application/json");
+    char id[33];
+    hash_random_id(id);
+    buf_printf(&head, "X-Request-Id: %s\r\n", id);
     if (status == 503)
         buf_puts(&head, "Retry-After: 1\r\n");
     buf_printf(&head, "Connection: close\r\nContent-Length: %zu\r\n\r\n", body.len);
