@@ -39,6 +39,7 @@ static const struct command commands[] = {
     {"tokenize", tool_tokenize, "text to token ids"},
     {"detokenize", tool_detokenize, "token ids to text"},
     {"template", tool_template, "a conversation as the model sees it"},
+    {"schema-check", tool_schema_check, "which texts a JSON schema or grammar takes"},
     {"parse-output", tool_parse_output, "reasoning, text and tool calls of an answer"},
     {"logits", tool_logits, "the numbers a model computes"},
     {"bench", tool_bench, "how fast this machine runs a model"},

@@ -123,7 +123,10 @@ static void fill_string(struct walk *w, const struct mask_node *n, union gram_st
     }
     if (lo == c->n_closer || q[lo].pos >= to)
         return;
-    if (!f->each_close && !same_close(m, &st->s)) {
+    /* Only a key's closing may fail for its content (it was there before) while what follows is
+     * the same for all keys: then the rests sort out nearly all tokens. */
+    bool sift = !f->each_close || st->s.in_key;
+    if (sift && !same_close(m, &st->s)) {
         walk_rests(m, st);
         gram_copy(m->g, m->saved, st);
         m->have_rests = true;
@@ -131,8 +134,9 @@ static void fill_string(struct walk *w, const struct mask_node *n, union gram_st
     for (; lo < c->n_closer && q[lo].pos < to; lo++) {
         if (q[lo].chars > left)
             continue;
-        if (f->each_close ? exact(m, st, q[lo].pos, depth)
-                          : m->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1)
+        if (sift && m->rests_any && !(m->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1))
+            continue;
+        if (f->each_close ? exact(m, st, q[lo].pos, depth) : m->rests_any)
             set_bit(m->tok, q[lo].pos);
     }
 }

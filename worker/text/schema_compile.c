@@ -105,7 +105,9 @@ static int node_for(struct comp *c, const struct job *j, const struct jv *s, uin
     uint32_t path = (uint32_t)c->paths.len;
     int rc = GROW(c, c->job, c->n_job, c->cap_job);
     if (rc == 0 && j) {
-        buf_printf(&c->paths, "%.600s/%s", path_of(c, j), key);
+        char outer[601]; /* the buffer may move while it is written to */
+        snprintf(outer, sizeof outer, "%s", path_of(c, j));
+        buf_printf(&c->paths, "%s/%s", outer, key);
         if (sub)
             buf_printf(&c->paths, "/%.200s", sub);
     }

@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 
-/* The file of a model: an existing path, else NAME.gguf or the one file NAME*.gguf in
+/* The file of a model: an existing path, else that of a registered name, else NAME.gguf or the one file NAME*.gguf in
  * <share>/models, else somewhere below <home>/models. *path is malloc'ed. */
 Q_MUST_CHECK int tools_model_path(const char *name, char **path, struct err *e);
 
@@ -18,6 +18,7 @@ int tool_detokenize(int argc, char **argv);
 int tool_logits(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_template(int argc, char **argv);
+int tool_schema_check(int argc, char **argv);
 int tool_parse_output(int argc, char **argv);
 
 #endif
