@@ -198,7 +198,7 @@ static int item(struct parser *p, struct nfa_frag *f)
     if (!is_word(c))
         return fail(p, "unexpected character");
     size_t from = p->at;
-    uint32_t id, call;
+    uint32_t id = 0, call = 0;
     while (is_word(peek(p)))
         p->at++;
     int rc = rule_id(p, p->s + from, p->at - from, &id);
