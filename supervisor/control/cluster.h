@@ -105,6 +105,7 @@ struct cs_replica {
     uint64_t probed_ms;   /* its worker is silent: when its head was last tried */
     uint64_t fails_ms[8]; /* failures within the budget's window, oldest first */
     uint32_t n_fails;
+    bool spent; /* paused: gives up unless a lost worker turns out to be the cause */
     int64_t created;
     char error[CS_TEXT];
 };

@@ -108,6 +108,17 @@ static int better(const void *a, const void *b)
 
 /* ---- cutting ----------------------------------------------------------------------------- */
 
+/* What its host gives to the shards before shard i. */
+static uint64_t taken_on_host(const struct place_shard *out, const struct cand *cands, uint32_t i)
+{
+    const char *host = cands[i].w->host;
+    uint64_t sum = 0;
+    for (uint32_t k = 0; host && *host && k < i; k++)
+        if (cands[k].w->host && strcmp(cands[k].w->host, host) == 0)
+            sum = add(sum, out[k].bytes);
+    return sum;
+}
+
 /* Give shard i the most layers with at most `limit` bytes, and no more than its worker has
  * free, leaving one layer for each shard after it. true when all layers found a place. */
 static bool fill(struct place_shard *out, const struct place_request *rq, const struct cand *cands,
@@ -116,7 +127,8 @@ static bool fill(struct place_shard *out, const struct place_request *rq, const 
     const struct cs_shape *s = rq->shape;
     uint32_t at = 0;
     for (uint32_t i = 0; i < rq->n_shards; i++) {
-        uint64_t room = NUM_MIN(limit, cands[i].w->free_bytes);
+        uint64_t taken = taken_on_host(out, cands, i), free_bytes = cands[i].w->free_bytes;
+        uint64_t room = NUM_MIN(limit, free_bytes > taken ? free_bytes - taken : 0);
         uint32_t last = s->n_layers - (rq->n_shards - 1 - i);
         uint64_t used = place_shard_bytes(s, at, at, i == 0, n_pages);
         uint64_t kv = mul(s->kv_bytes_per_token_layer, (uint64_t)n_pages * PLACE_PAGE_TOKENS);
@@ -140,10 +152,19 @@ static bool fill(struct place_shard *out, const struct place_request *rq, const 
 static bool cut(struct place_shard *out, const struct place_request *rq, const struct cand *cands,
                 uint32_t n_pages)
 {
-    uint64_t high = place_shard_bytes(rq->shape, 0, rq->shape->n_layers, true, n_pages);
-    if (!fill(out, rq, cands, n_pages, high))
-        return false;
-    uint64_t low = 0;
+    enum { STEPS = 32 };
+    uint64_t all = place_shard_bytes(rq->shape, 0, rq->shape->n_layers, true, n_pages);
+    uint64_t low = 0, high = all;
+    if (!fill(out, rq, cands, n_pages, high)) {
+        /* On one host a greedy shard starves the next: a lower limit may fit all. */
+        uint64_t k = 1;
+        while (k < STEPS && !fill(out, rq, cands, n_pages, all / STEPS * k))
+            k++;
+        if (k == STEPS)
+            return false;
+        low = all / STEPS * (k - 1);
+        high = all / STEPS * k;
+    }
     while (high - low > 4096) {
         uint64_t mid = low + (high - low) / 2;
         if (fill(out, rq, cands, n_pages, mid))

@@ -18,6 +18,7 @@ enum { PLACE_PAGE_TOKENS = 16, PLACE_DEFAULT_CTX = 4096, PLACE_DEFAULT_PARALLEL 
 
 struct place_worker {
     const char *id, *address;
+    const char *host; /* workers of one host share free_bytes; NULL or "": alone there */
     uint64_t free_bytes, reserved_bytes;
     uint32_t n_same; /* shards of this model that it has already */
     bool has_file;

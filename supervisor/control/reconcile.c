@@ -129,6 +129,50 @@ int rc_scale_down(struct rc *rc, struct cs_model *m, uint32_t index, uint64_t no
     return 0;
 }
 
+static bool worker_missing(const struct rc *rc, const struct cs_replica *r)
+{
+    for (uint32_t i = 0; i < r->n_shards; i++) {
+        const struct cs_worker *w = cs_worker_find(rc->workers, r->shards[i].worker);
+        if (!w || !w->connected || w->state != CS_ALIVE)
+            return true;
+    }
+    return false;
+}
+
+/* Failures since a dead worker was last heard were its death. */
+static void forgive(const struct rc *rc, struct cs_replica *r)
+{
+    uint64_t since = UINT64_MAX;
+    for (uint32_t i = 0; i < r->n_shards; i++) {
+        const struct cs_worker *w = cs_worker_find(rc->workers, r->shards[i].worker);
+        if (w && w->state == CS_DEAD)
+            since = NUM_MIN(since, w->seen_ms);
+    }
+    while (r->n_fails && r->fails_ms[r->n_fails - 1] >= since)
+        r->n_fails--;
+    r->spent = false;
+}
+
+static void give_up(struct rc *rc, struct cs_model *m, struct cs_replica *r, uint64_t now_ms)
+{
+    rc_note(rc, m, "replica %u failed for good: %s", r->index, r->error);
+    if (!m->launched) {
+        char text[CS_TEXT];
+        cs_copy(text, sizeof text, r->error);
+        rc_fail(rc, m, Q_EINTERNAL, text, now_ms);
+        return;
+    }
+    cs_replica_clear(r);
+    r->state = CS_REP_ERROR;
+    r->spent = false;
+    char text[CS_TEXT + 96], why[CS_TEXT - 96];
+    cs_copy(why, sizeof why, r->error);
+    snprintf(text, sizeof text,
+             "%s; launch it again with `quire launch`, the worker's log says more", why);
+    cs_copy(m->error, sizeof m->error, text);
+    rc->sink->changed(rc->sink->ctx, m);
+}
+
 /* A shard ended or hangs. The same place is tried again after a pause, until the budget is
  * spent. */
 void rc_replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica *r,
@@ -138,24 +182,26 @@ void rc_replica_failed(struct rc *rc, struct cs_model *m, struct cs_replica *r,
     cs_copy(r->error, sizeof r->error, why && *why ? why : "the process ended");
     rc_go_down(rc, m, r, r->error);
     rc_stop_shards(rc, r, gone, now_ms);
+    if (worker_missing(rc, r)) {
+        rc_note(rc, m, "replica %u waits for its worker: %s", r->index, r->error);
+        r->state = CS_REP_PAUSED;
+        r->resume_ms = now_ms + RC_RETRY_PLACE_MS;
+        return;
+    }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < r->n_fails; i++)
         if (!m->launched || now_ms - r->fails_ms[i] < RC_BUDGET_WINDOW_MS)
             r->fails_ms[kept++] = r->fails_ms[i];
     r->n_fails = kept;
     uint32_t budget = m->launched ? RC_BUDGET : RC_BUDGET_LAUNCH;
+    if (r->n_fails >= budget && r->n_shards < 2) {
+        give_up(rc, m, r, now_ms);
+        return;
+    }
     if (r->n_fails >= budget) {
-        rc_note(rc, m, "replica %u failed for good: %s", r->index, r->error);
-        if (!m->launched) {
-            char text[CS_TEXT];
-            cs_copy(text, sizeof text, r->error);
-            rc_fail(rc, m, Q_EINTERNAL, text, now_ms);
-            return;
-        }
-        cs_replica_clear(r);
-        r->state = CS_REP_ERROR;
-        cs_copy(m->error, sizeof m->error, r->error);
-        rc->sink->changed(rc->sink->ctx, m);
+        r->spent = true;
+        r->state = CS_REP_PAUSED;
+        r->resume_ms = now_ms + RC_LAST_WORD_MS;
         return;
     }
     uint64_t pause = pauses_ms[NUM_MIN(r->n_fails, (uint32_t)NUM_COUNT(pauses_ms) - 1)];
@@ -301,6 +347,7 @@ static uint32_t n_shards_on(const struct cs_model *m, const char *worker)
 static size_t candidates(struct rc *rc, struct cs_model *m, struct place_worker *out)
 {
     size_t n = 0;
+    bool shipped = !m->path && !m->needs_fetch; /* the file came with each worker */
     for (size_t i = 0; i < rc->workers->n; i++) {
         struct cs_worker *w = rc->workers->v[i];
         if (w->state == CS_DEAD || !wished(m, w))
@@ -309,10 +356,11 @@ static size_t candidates(struct rc *rc, struct cs_model *m, struct place_worker 
         struct place_worker *c = &out[n++];
         *c = (struct place_worker){.id = w->id,
                                    .address = w->address,
+                                   .host = w->host,
                                    .free_bytes = rc_free(rc, w),
                                    .reserved_bytes = rc_reserved(rc, w->id),
                                    .n_same = n_shards_on(m, w->id),
-                                   .has_file = f && f->done};
+                                   .has_file = (f && f->done) || shipped};
         if (w->state != CS_ALIVE || !w->connected)
             c->excluded = "does not answer";
         else if (f && f->failed)
@@ -342,8 +390,14 @@ static bool adopt_placement(struct rc *rc, struct cs_model *m, struct cs_replica
     }
     /* Replicas of one model share one size of KV; the first placement decides it. */
     m->n_pages = m->n_pages ? NUM_MIN(m->n_pages, p->n_pages) : p->n_pages;
-    cs_copy(m->note, sizeof m->note, p->why);
-    rc_note(rc, m, "replica %u placed: %s", r->index, p->why);
+    char note[CS_TEXT + 128] = "";
+    if (m->n_ctx > m->n_ctx_used)
+        snprintf(note, sizeof note,
+                 "context %u instead of n_ctx %u: the model was trained for no more; ",
+                 m->n_ctx_used, m->n_ctx);
+    snprintf(note + strlen(note), sizeof note - strlen(note), "%s", p->why);
+    cs_copy(m->note, sizeof m->note, note);
+    rc_note(rc, m, "replica %u placed: %s", r->index, m->note);
     r->state = CS_REP_PREPARING;
     return true;
 }
@@ -531,7 +585,11 @@ static void step_paused(struct rc *rc, struct cs_model *m, struct cs_replica *r,
         if (!w || !w->connected)
             h = NUM_MAX(h, PLACE_SUSPECT);
     }
-    if (h == PLACE_OK)
+    if (h != PLACE_OK)
+        r->spent = false;
+    else if (r->spent)
+        give_up(rc, m, r, now_ms);
+    else
         start_all(rc, m, r, now_ms);
 }
 
@@ -559,6 +617,7 @@ static void step(struct rc *rc, struct cs_model *m, struct cs_replica *r, uint64
     enum place_health h = health(rc, r, now_ms);
     if (h == PLACE_LOST && r->n_shards && !keep_lost(rc, m, r, now_ms)) {
         rc_note(rc, m, "replica %u lost its worker and is placed anew", r->index);
+        forgive(rc, r);
         rc_release(rc, m, r, "its worker died", now_ms);
     }
     if (r->state == CS_REP_WAITING && now_ms >= r->resume_ms)

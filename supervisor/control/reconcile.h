@@ -18,7 +18,8 @@
  *    repeated until the worker says that it is gone, or the worker is dead.
  * 3. up and down alternate for a replica; down comes before its shards are touched.
  * 4. A launch settles once: ready when all replicas are, failed when one gives up. A model that
- *    was ready once restarts its replicas within a budget of 3 failures in 60 s each. */
+ *    was ready once restarts its replicas within a budget of 3 failures in 60 s each. What fails
+ *    because a worker of the replica is silent or dead is not counted. */
 #ifndef QUIRE_CONTROL_RECONCILE_H
 #define QUIRE_CONTROL_RECONCILE_H
 
@@ -33,7 +34,8 @@ enum {
     RC_ADOPT_MS = 8000,   /* how long stored shards may stay unheard of after our start */
     RC_JOIN_MS = 10000,   /* how long a launch waits for the first worker after our start */
     RC_RETRY_PLACE_MS = 1000,
-    RC_PROBE_MS = 1000, /* how often a silent worker's replica is probed */
+    RC_LAST_WORD_MS = 1000, /* a shard's end is heard before its peer's worker is missed */
+    RC_PROBE_MS = 1000,     /* how often a silent worker's replica is probed */
     RC_RESEND_STOP_MS = 3000,
     RC_ORPHAN_MS = 30000
 };

@@ -8,24 +8,13 @@
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
-uint64_t rc_reserved(const struct rc *rc, const char *worker)
+static uint64_t pending_of(const struct cs_shard *s)
 {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < rc->models->n; i++) {
-        const struct cs_model *m = rc->models->v[i];
-        for (uint32_t k = 0; k < m->n_replica; k++)
-            for (uint32_t s = 0; s < m->replicas[k].n_shards; s++)
-                if (strcmp(m->replicas[k].shards[s].worker, worker) == 0)
-                    sum += m->replicas[k].shards[s].reserve_bytes;
-    }
-    for (size_t i = 0; i < rc->orphans.n; i++)
-        if (strcmp(rc->orphans.v[i].worker, worker) == 0)
-            sum += rc->orphans.v[i].reserve_bytes;
-    return sum;
+    return s->reserve_bytes > s->mem_bytes ? s->reserve_bytes - s->mem_bytes : 0;
 }
 
-/* Promised, but not yet in the worker's own measurement of available memory. */
-static uint64_t pending(const struct rc *rc, const char *worker)
+/* *later: promised, but not yet in the worker's own measurement of available memory. */
+static uint64_t promised(const struct rc *rc, const char *worker, uint64_t *later)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < rc->models->n; i++) {
@@ -33,18 +22,37 @@ static uint64_t pending(const struct rc *rc, const char *worker)
         for (uint32_t k = 0; k < m->n_replica; k++)
             for (uint32_t s = 0; s < m->replicas[k].n_shards; s++) {
                 const struct cs_shard *sh = &m->replicas[k].shards[s];
-                if (strcmp(sh->worker, worker) == 0 && sh->reserve_bytes > sh->mem_bytes)
-                    sum += sh->reserve_bytes - sh->mem_bytes;
+                if (strcmp(sh->worker, worker) != 0)
+                    continue;
+                sum += sh->reserve_bytes;
+                *later += pending_of(sh);
             }
     }
+    for (size_t i = 0; i < rc->orphans.n; i++)
+        if (strcmp(rc->orphans.v[i].worker, worker) == 0)
+            sum += rc->orphans.v[i].reserve_bytes;
     return sum;
 }
 
+uint64_t rc_reserved(const struct rc *rc, const char *worker)
+{
+    uint64_t later = 0;
+    return promised(rc, worker, &later);
+}
+
+/* Workers of one host measure the same memory: what one has promised the others lack. */
 uint64_t rc_free(const struct rc *rc, const struct cs_worker *w)
 {
-    uint64_t reserved = rc_reserved(rc, w->id), later = pending(rc, w->id);
+    uint64_t later = 0, available = w->mem_available, reserved = promised(rc, w->id, &later);
+    for (size_t i = 0; i < rc->workers->n; i++) {
+        const struct cs_worker *o = rc->workers->v[i];
+        if (o == w || o->state == CS_DEAD || !w->host[0] || strcmp(o->host, w->host) != 0)
+            continue;
+        reserved += promised(rc, o->id, &later);
+        available = NUM_MIN(available, o->mem_available);
+    }
     uint64_t by_plan = w->mem_usable > reserved ? w->mem_usable - reserved : 0;
-    uint64_t by_fact = w->mem_available > later ? w->mem_available - later : 0;
+    uint64_t by_fact = available > later ? available - later : 0;
     return NUM_MIN(by_plan, by_fact);
 }
 

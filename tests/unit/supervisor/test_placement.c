@@ -142,6 +142,25 @@ static void split_respects_small_workers(void **state)
     assert_non_null(strstr(e.msg, "h2:1 has 20 GiB free"));
 }
 
+/* Together they get no more than their host has. */
+static void one_host_is_shared(void **state)
+{
+    (void)state;
+    struct place_worker w[2] = {{.id = "a", .address = "h:1", .host = "h", .free_bytes = 20 * GIB},
+                                {.id = "b", .address = "h:2", .host = "h", .free_bytes = 20 * GIB}};
+    struct place_request rq = {big_model(), 2, 4096, 256};
+    struct place_result r;
+    uint64_t need = place_shard_bytes(rq.shape, 0, rq.shape->n_layers, true, 256);
+    w[0].free_bytes = w[1].free_bytes = need * 3 / 4;
+    assert_int_equal(place_replica(&r, &rq, w, 2, NULL), Q_EFULL);
+    w[0].free_bytes = w[1].free_bytes = need + GIB;
+    assert_int_equal(place_replica(&r, &rq, w, 2, NULL), 0);
+    assert_true(r.shards[0].bytes + r.shards[1].bytes <= need + GIB);
+    w[1].host = "other";
+    w[0].free_bytes = w[1].free_bytes = need * 3 / 4;
+    assert_int_equal(place_replica(&r, &rq, w, 2, NULL), 0);
+}
+
 static void too_many_shards(void **state)
 {
     (void)state;
@@ -230,6 +249,7 @@ int main(void)
         cmocka_unit_test(short_memory_means_fewer_pages),
         cmocka_unit_test(split_balances_bytes),
         cmocka_unit_test(split_respects_small_workers),
+        cmocka_unit_test(one_host_is_shared),
         cmocka_unit_test(too_many_shards),
         cmocka_unit_test(one_layer_each),
         cmocka_unit_test(order_of_candidates),
