@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,36 +86,47 @@ static int whole(const struct jv *v, int64_t max, uint32_t *out)
     return 1;
 }
 
-static bool option(const struct jv *body, const char *key, uint32_t *out, struct err *e)
+struct wrong {
+    struct err e;
+    const char *param; /* the field; NULL: none in particular */
+};
+
+static bool bad(struct wrong *w, const char *param, const char *fmt, ...) Q_PRINTF(3, 4);
+static bool bad(struct wrong *w, const char *param, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    err_vset(&w->e, Q_EINVAL, fmt, ap);
+    va_end(ap);
+    w->param = param;
+    return false;
+}
+
+static bool option(const struct jv *body, const char *key, uint32_t *out, struct wrong *w)
 {
     const struct jv *v = jv_get(body, key);
     if (!v || jv_is(v, JV_NULL))
         return true;
     if (whole(v, INT32_MAX, out) == 1)
         return true;
-    err_set(e, Q_EINVAL, "%s must be a positive integer.", key);
-    return false;
+    return bad(w, key, "%s must be a positive integer.", key);
 }
 
-static bool text(const struct jv *body, const char *key, const char **out, struct err *e)
+static bool text(const struct jv *body, const char *key, const char **out, struct wrong *w)
 {
     const struct jv *v = jv_get(body, key);
     if (!v || jv_is(v, JV_NULL))
         return true;
-    if (!jv_is(v, JV_STRING)) {
-        err_set(e, Q_EINVAL, "Invalid input. `%s` must be a string, not %s.", key, jv_kind_name(v));
-        return false;
-    }
-    if (jv_str_len(v) > 4096) {
-        err_set(e, Q_EINVAL, "Invalid input. `%s` is longer than 4096 bytes.", key);
-        return false;
-    }
+    if (!jv_is(v, JV_STRING))
+        return bad(w, key, "Invalid input. `%s` must be a string, not %s.", key, jv_kind_name(v));
+    if (jv_str_len(v) > 4096)
+        return bad(w, key, "Invalid input. `%s` is longer than 4096 bytes.", key);
     *out = jv_str_len(v) ? jv_str(v, NULL) : NULL;
     return true;
 }
 
 /* 7, 0.5, "7", "1_8", "1.8" as text in `store`. */
-static bool size_field(const struct jv *body, char store[64], const char **out, struct err *e)
+static bool size_field(const struct jv *body, char store[64], const char **out, struct wrong *w)
 {
     const struct jv *v = jv_get(body, "model_size_in_billions");
     if (!v || jv_is(v, JV_NULL))
@@ -128,43 +140,37 @@ static bool size_field(const struct jv *body, char store[64], const char **out, 
         *out = store;
         return true;
     }
-    err_set(e, Q_EINVAL, "Invalid input. `model_size_in_billions` must be a positive number.");
-    return false;
+    return bad(w, "model_size_in_billions",
+               "Invalid input. `model_size_in_billions` must be a positive number.");
 }
 
-static bool replica_field(const struct jv *body, uint32_t *out, struct err *e)
+static bool replica_field(const struct jv *body, uint32_t *out, struct wrong *w)
 {
     const struct jv *v = jv_get(body, "replica");
     if (!v || whole(v, INT32_MAX, out) == 1)
         return true;
     if (jv_is(v, JV_INT))
-        err_set(e, Q_EINVAL, "replica must be at least 1, got %lld.", (long long)jv_int(v, 0));
-    else
-        err_set(e, Q_EINVAL, "replica must be an integer of at least 1, not %s.",
-                jv_is(v, JV_STRING) ? jv_str(v, "") : jv_kind_name(v));
-    return false;
+        return bad(w, "replica", "replica must be at least 1, got %lld.", (long long)jv_int(v, 0));
+    return bad(w, "replica", "replica must be an integer of at least 1, not %s.",
+               jv_is(v, JV_STRING) ? jv_str(v, "") : jv_kind_name(v));
 }
 
-static bool gpu_fields(const struct jv *body, uint32_t replica, struct err *e)
+static bool gpu_fields(const struct jv *body, uint32_t replica, struct wrong *w)
 {
     const struct jv *n = jv_get(body, "n_gpu"), *idx = jv_get(body, "gpu_idx");
     bool automatic = !n || jv_is(n, JV_NULL) || strcmp(jv_str(n, ""), "auto") == 0;
     uint32_t count;
-    if (!automatic && whole(n, 1024, &count) != 1) {
-        err_set(e, Q_EINVAL, "The parameter `n_gpu` must be greater than 0 or auto.");
-        return false;
-    }
+    if (!automatic && whole(n, 1024, &count) != 1)
+        return bad(w, "n_gpu", "The parameter `n_gpu` must be greater than 0 or auto.");
     if (!automatic)
         log_warn("api", "n_gpu is ignored: models run on the CPU");
     size_t n_idx = jv_is(idx, JV_INT) ? 1 : jv_len(idx);
-    if (idx && !jv_is(idx, JV_NULL) && (n_idx == 0 || n_idx % replica != 0)) {
-        err_set(e, Q_EINVAL, "Allocated gpu must be a multiple of replica.");
-        return false;
-    }
+    if (idx && !jv_is(idx, JV_NULL) && (n_idx == 0 || n_idx % replica != 0))
+        return bad(w, "gpu_idx", "Allocated gpu must be a multiple of replica.");
     return true;
 }
 
-static bool refused_fields(const struct jv *body, struct err *e)
+static bool refused_fields(const struct jv *body, struct wrong *w)
 {
     static const struct {
         const char *key, *why;
@@ -175,51 +181,44 @@ static bool refused_fields(const struct jv *body, struct err *e)
     };
     for (size_t i = 0; i < sizeof no / sizeof no[0]; i++) {
         const struct jv *v = jv_get(body, no[i].key);
-        if (v && !jv_is(v, JV_NULL) && (!jv_is(v, JV_OBJECT) || jv_len(v))) {
-            err_set(e, Q_EUNSUPPORTED, "Invalid input. `%s`: %s", no[i].key, no[i].why);
-            return false;
-        }
+        if (v && !jv_is(v, JV_NULL) && (!jv_is(v, JV_OBJECT) || jv_len(v)))
+            return bad(w, no[i].key, "Invalid input. `%s`: %s", no[i].key, no[i].why);
     }
     return true;
 }
 
 /* The engine's options under the names that people use for them. */
-static bool engine_options(const struct jv *body, struct launch_request *q, struct err *e)
+static bool engine_options(const struct jv *body, struct launch_request *q, struct wrong *w)
 {
-    return option(body, "max_model_len", &q->n_ctx, e) && option(body, "n_ctx", &q->n_ctx, e) &&
-           option(body, "n_parallel", &q->n_parallel, e) &&
-           option(body, "n_threads", &q->n_threads, e) && text(body, "kv_type", &q->kv_type, e);
+    return option(body, "max_model_len", &q->n_ctx, w) && option(body, "n_ctx", &q->n_ctx, w) &&
+           option(body, "n_parallel", &q->n_parallel, w) &&
+           option(body, "n_threads", &q->n_threads, w) && text(body, "kv_type", &q->kv_type, w);
 }
 
-static bool read_body(const struct jv *body, struct launch_request *q, char size[64], struct err *e)
+static bool read_body(const struct jv *body, struct launch_request *q, char size[64],
+                      struct wrong *w)
 {
-    if (!text(body, "model_name", &q->model_name, e))
+    if (!text(body, "model_name", &q->model_name, w))
         return false;
-    if (!q->model_name) {
-        err_set(e, Q_EINVAL, "Invalid input. Please specify the `model_name` field.");
-        return false;
-    }
-    if (!text(body, "model_uid", &q->model_uid, e) ||
-        !text(body, "model_type", &q->model_type, e) ||
-        !text(body, "model_engine", &q->engine, e) || !text(body, "model_format", &q->format, e) ||
-        !text(body, "quantization", &q->quantization, e) ||
-        !text(body, "model_path", &q->model_path, e) ||
-        !text(body, "worker_ip", &q->worker_ip, e) ||
-        !size_field(body, size, &q->size_in_billions, e) || !replica_field(body, &q->replica, e) ||
-        !option(body, "n_worker", &q->n_worker, e) || !gpu_fields(body, q->replica, e) ||
-        !refused_fields(body, e) || !engine_options(body, q, e))
+    if (!q->model_name)
+        return bad(w, "model_name", "Invalid input. Please specify the `model_name` field.");
+    if (!text(body, "model_uid", &q->model_uid, w) ||
+        !text(body, "model_type", &q->model_type, w) ||
+        !text(body, "model_engine", &q->engine, w) || !text(body, "model_format", &q->format, w) ||
+        !text(body, "quantization", &q->quantization, w) ||
+        !text(body, "model_path", &q->model_path, w) ||
+        !text(body, "worker_ip", &q->worker_ip, w) ||
+        !size_field(body, size, &q->size_in_billions, w) || !replica_field(body, &q->replica, w) ||
+        !option(body, "n_worker", &q->n_worker, w) || !gpu_fields(body, q->replica, w) ||
+        !refused_fields(body, w) || !engine_options(body, q, w))
         return false;
     const struct jv *uid = jv_get(body, "model_uid"), *limit = jv_get(body, "request_limits");
-    if (jv_is(uid, JV_STRING) && !jv_str_len(uid)) {
-        err_set(e, Q_EINVAL, "Invalid model_uid: it must not be blank");
-        return false;
-    }
+    if (jv_is(uid, JV_STRING) && !jv_str_len(uid))
+        return bad(w, "model_uid", "Invalid model_uid: it must not be blank");
     if (limit && !jv_is(limit, JV_NULL)) {
         q->request_limits = jv_int(limit, -1);
-        if (q->request_limits < 0) {
-            err_set(e, Q_EINVAL, "request_limits must be an integer of at least 0.");
-            return false;
-        }
+        if (q->request_limits < 0)
+            return bad(w, "request_limits", "request_limits must be an integer of at least 0.");
     }
     return true;
 }
@@ -227,19 +226,20 @@ static bool read_body(const struct jv *body, struct launch_request *q, char size
 static void launch(struct http_req *r, const struct api_site *site, const struct jv *body)
 {
     struct launch_request q = {.replica = 1, .n_worker = 1, .request_limits = -1};
-    struct err e = {0};
+    struct wrong w = {0};
     char size[64], uid[128];
     struct buf raw;
     buf_init(&raw, 1 << 20);
     int rc = Q_EINVAL;
-    if (read_body(body, &q, size, &e)) {
+    if (read_body(body, &q, size, &w)) {
         jv_write(&raw, body, 0);
         q.raw_json = buf_cstr(&raw);
-        rc = control_launch(site->api->control, &q, uid, &e);
+        q.param = &w.param;
+        rc = control_launch(site->api->control, &q, uid, &w.e);
     }
     buf_fini(&raw);
     if (rc)
-        api_error(r, api_xinference_status(e.code), NULL, NULL, "%s", e.msg);
+        api_error(r, api_xinference_status(w.e.code), w.param, NULL, "%s", w.e.msg);
     else if (api_xinference_flag(r, "wait_ready", true))
         answer_when_ready(r, site->api->control, uid);
     else

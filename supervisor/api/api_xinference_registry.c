@@ -124,6 +124,7 @@ static void post_registration(struct http_req *r, void *ctx)
     if (!body)
         return;
     const struct jv *model = jv_get(body, "model");
+    const char *param = "model";
     struct err e = {0};
     int rc = 0;
     if (jv_is(model, JV_STRING)) {
@@ -135,11 +136,11 @@ static void post_registration(struct http_req *r, void *ctx)
         rc = err_set(&e, Q_EINVAL, "Invalid input. Please specify the `model` field.");
     }
     if (!rc)
-        rc = control_register(site->api->control, http_param(r, "type"), model, &e);
+        rc = control_register(site->api->control, http_param(r, "type"), model, &param, &e);
     jv_free(parsed);
     jv_free(body);
     if (rc)
-        api_error(r, api_xinference_status(rc), NULL, NULL, "%s", e.msg);
+        api_error(r, api_xinference_status(rc), param, NULL, "%s", e.msg);
     else
         api_xinference_null(r);
 }

@@ -55,13 +55,42 @@ static int check_uri(const char *uri, struct err *e)
     return err_set(e, Q_EINVAL, "model_uri must be file:// and an absolute path, not %.200s", uri);
 }
 
-static int flatten_spec(struct jv *out, const struct jv *spec, struct err *e)
+/* 7, 0.5, "7", "1_8", "1.8". */
+static int check_size(const struct jv *size, struct err *e)
 {
+    double n = jv_num(size, -1);
+    char text[32] = "";
+    if (!size || jv_is(size, JV_NULL))
+        return 0;
+    if (jv_is(size, JV_STRING) && jv_str_len(size) < sizeof text) {
+        memcpy(text, jv_str(size, ""), jv_str_len(size));
+        char *dot = strchr(text, '_'), *end = text;
+        if (dot)
+            *dot = '.';
+        n = strspn(text, "0123456789.") == jv_str_len(size) ? strtod(text, &end) : -1;
+        if (*end)
+            n = -1;
+    }
+    if (n > 0 && n < 1e6)
+        return 0;
+    return err_set(e, Q_EINVAL,
+                   "model_size_in_billions must be a positive number, as 7, 0.5 or \"1_8\"");
+}
+
+static int flatten_spec(struct jv *out, const struct jv *spec, const char **param, struct err *e)
+{
+    *param = "model_specs";
     if (!jv_is(spec, JV_OBJECT))
         return err_set(e, Q_EINVAL, "each of model_specs must be an object");
+    *param = "model_uri";
     int rc = check_uri(jv_str(jv_get(spec, "model_uri"), NULL), e);
     if (rc)
         return rc;
+    *param = "model_size_in_billions";
+    rc = check_size(jv_get(spec, "model_size_in_billions"), e);
+    if (rc)
+        return rc;
+    *param = "model_specs";
     const struct jv *many = jv_get(spec, "quantizations");
     size_t n = jv_is(many, JV_ARRAY) && jv_len(many) ? jv_len(many) : 1;
     if (n > MAX_SPECS || jv_len(out) + n > MAX_SPECS)
@@ -107,8 +136,9 @@ static int check_strings(const struct jv *family, const char *key, struct err *e
     return 0;
 }
 
-static int normal_llm(struct jv *f, struct err *e)
+static int normal_llm(struct jv *f, const char **param, struct err *e)
 {
+    *param = "context_length";
     set_default(f, "context_length", jv_new_int(2048));
     set_default(f, "model_lang", strings("en"));
     set_default(f, "model_ability", strings("generate"));
@@ -116,15 +146,26 @@ static int normal_llm(struct jv *f, struct err *e)
     int64_t ctx = jv_int(jv_get(f, "context_length"), 0);
     if (ctx < 1 || ctx > 1 << 30)
         return err_set(e, Q_EINVAL, "context_length must be a positive integer");
+    *param = "model_lang";
     int rc = check_strings(f, "model_lang", e);
-    return rc ? rc : check_strings(f, "model_ability", e);
+    if (rc)
+        return rc;
+    *param = "model_ability";
+    return check_strings(f, "model_ability", e);
 }
 
-/* A new tree in form, or NULL with e set. */
-static struct jv *normal(const char *type, const struct jv *family, bool builtin, struct err *e)
+/* A new tree in form, or NULL with e set and *param the faulty field. */
+static struct jv *normal(const char *type, const struct jv *family, bool builtin,
+                         const char **param, struct err *e)
 {
+    *param = "model";
     if (!jv_is(family, JV_OBJECT)) {
         err_set(e, Q_EINVAL, "a model must be a JSON object");
+        return NULL;
+    }
+    *param = "model_name";
+    if (!jv_is(jv_get(family, "model_name"), JV_STRING)) {
+        err_set(e, Q_EINVAL, "model_name must be there, a string");
         return NULL;
     }
     if (!name_ok(name_of(family))) {
@@ -138,15 +179,16 @@ static struct jv *normal(const char *type, const struct jv *family, bool builtin
         err_set(e, Q_ENOMEM, "out of memory");
         goto fail;
     }
+    *param = "model_specs";
     const struct jv *in = jv_get(family, "model_specs");
     if (!jv_is(in, JV_ARRAY) || jv_len(in) == 0) {
         err_set(e, Q_EINVAL, "model_specs must be an array with at least one spec");
         goto fail;
     }
     for (size_t i = 0; i < jv_len(in); i++)
-        if (flatten_spec(specs, jv_at(in, i), e))
+        if (flatten_spec(specs, jv_at(in, i), param, e))
             goto fail;
-    if (strcmp(type, "LLM") == 0 && normal_llm(f, e))
+    if (strcmp(type, "LLM") == 0 && normal_llm(f, param, e))
         goto fail;
     jv_set(f, "version", jv_new_int(2));
     jv_set(f, "is_builtin", jv_new_bool(builtin));
@@ -216,11 +258,12 @@ static int load_builtin(struct catalogue *c, const char *share, struct err *e)
 {
     char *path = fs_join(share, "catalogue.json");
     struct jv *doc = NULL;
+    const char *param;
     int rc = path ? jv_parse_file(&doc, path, MAX_FILE, e) : err_set(e, Q_ENOMEM, "out of memory");
     for (size_t k = 0; !rc && k < NUM_COUNT(KINDS); k++) {
         const struct jv *list = jv_get(doc, KINDS[k].type);
         for (size_t i = 0; !rc && i < jv_len(list) && i < MAX_FAMILIES; i++) {
-            struct jv *f = normal(KINDS[k].type, jv_at(list, i), true, e);
+            struct jv *f = normal(KINDS[k].type, jv_at(list, i), true, &param, e);
             if (!f)
                 rc = err_prefix(e, Q_EINVAL, "%s, %s %zu", path, KINDS[k].type, i);
             else if (rebuild(&c->families[k], f, NULL))
@@ -236,8 +279,9 @@ static void load_registration(struct catalogue *c, size_t k, const char *path)
 {
     struct err e = {0};
     struct jv *doc = NULL, *f = NULL;
+    const char *param;
     if (jv_parse_file(&doc, path, 1 << 20, &e) == 0)
-        f = normal(KINDS[k].type, doc, false, &e);
+        f = normal(KINDS[k].type, doc, false, &param, &e);
     if (f && catalogue_find(c, KINDS[k].type, name_of(f))) {
         err_set(&e, Q_EEXIST, "the name %s is taken", name_of(f));
         jv_free(f);
@@ -535,21 +579,23 @@ static int save(const struct catalogue *c, size_t k, const struct jv *f, struct 
 }
 
 int catalogue_register(struct catalogue *c, const char *type, const struct jv *family,
-                       struct err *e)
+                       const char **param, struct err *e)
 {
     int k = kind_of(type);
     if (k < 0)
         return err_set(e, Q_EINVAL, "Unsupported model type: %.60s", type);
     if (jv_len(c->families[k]) >= MAX_FAMILIES)
         return err_set(e, Q_EFULL, "the catalogue is full");
-    struct jv *f = normal(type, family, false, e);
+    struct jv *f = normal(type, family, false, param, e);
     if (!f)
         return e ? e->code : Q_EINVAL;
+    *param = "model_name";
     if (catalogue_find(c, type, name_of(f))) {
         int rc = err_set(e, Q_EEXIST, "Model name conflicts with existing model %s", name_of(f));
         jv_free(f);
         return rc;
     }
+    *param = NULL;
     int rc = save(c, (size_t)k, f, e);
     if (rc) {
         jv_free(f);

@@ -39,9 +39,10 @@ Q_MUST_CHECK int catalogue_pick(const struct catalogue *c, const struct catalogu
 Q_MUST_CHECK int catalogue_source(const struct jv *family, const struct jv *spec, char **path,
                                   char **source_json, struct err *e);
 
-/* Q_EINVAL, Q_EEXIST (name taken). Stored at once. */
+/* Q_EINVAL, Q_EEXIST (name taken); *param: the faulty field (static), or untouched. Stored at
+ * once. */
 Q_MUST_CHECK int catalogue_register(struct catalogue *c, const char *type, const struct jv *family,
-                                    struct err *e);
+                                    const char **param, struct err *e);
 /* 0 also for unknown names; Q_EINVAL for built-in ones. */
 Q_MUST_CHECK int catalogue_unregister(struct catalogue *c, const char *type, const char *name,
                                       struct err *e);

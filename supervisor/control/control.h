@@ -60,6 +60,7 @@ struct launch_request {
     const char *kv_type;        /* NULL: f16 */
     int64_t request_limits;     /* -1: none */
     const char *raw_json;       /* the request as it came, kept for launch history and describe */
+    const char **param;         /* NULL, or where the name of a faulty field is left (static) */
 };
 
 /* Accept the wish. uid_out: the model UID. The load goes on by itself; watch it with
@@ -149,9 +150,10 @@ void control_report_failure(struct control *c, const char *uid, uint32_t replica
 
 /* Families of a type ("LLM"); the array is the catalogue's own, in Xinference's spec form. */
 const struct jv *control_families(const struct control *c, const char *type);
-/* Add a user's family (kept under home, survives restarts). Takes a copy. */
+/* Add a user's family (kept under home, survives restarts). Takes a copy. *param: the faulty
+ * field (static), or untouched. */
 Q_MUST_CHECK int control_register(struct control *c, const char *type, const struct jv *family,
-                                  struct err *e);
+                                  const char **param, struct err *e);
 Q_MUST_CHECK int control_unregister(struct control *c, const char *type, const char *name,
                                     struct err *e);
 bool control_is_builtin(const struct control *c, const char *type, const char *name);

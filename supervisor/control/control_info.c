@@ -190,9 +190,10 @@ const struct jv *control_families(const struct control *c, const char *type)
     return catalogue_families(c->catalogue, type);
 }
 
-int control_register(struct control *c, const char *type, const struct jv *family, struct err *e)
+int control_register(struct control *c, const char *type, const struct jv *family,
+                     const char **param, struct err *e)
 {
-    return catalogue_register(c->catalogue, type, family, e);
+    return catalogue_register(c->catalogue, type, family, param, e);
 }
 
 int control_unregister(struct control *c, const char *type, const char *name, struct err *e)

@@ -17,6 +17,14 @@
 
 enum { MAX_UID = 100 };
 
+/* Leaves the name of the faulty field for the caller. */
+static int at_field(const struct launch_request *r, const char *field, int rc)
+{
+    if (rc && r->param)
+        *r->param = field;
+    return rc;
+}
+
 /* ---- names ------------------------------------------------------------------------------- */
 
 static bool ends_in_replica(const char *uid)
@@ -59,12 +67,13 @@ static int choose_uid(const struct control *c, const struct launch_request *r, c
     const char *wish = r->model_uid ? r->model_uid : r->model_name;
     int rc = check_uid(wish, e);
     if (rc)
-        return rc;
+        return at_field(r, r->model_uid ? "model_uid" : "model_name", rc);
     cs_copy(out, CS_UID, wish);
     if (!taken(c, out))
         return 0;
     if (r->model_uid)
-        return err_set(e, Q_EEXIST, "Model is already in the model list, uid: %s", out);
+        return at_field(r, "model_uid",
+                        err_set(e, Q_EEXIST, "Model is already in the model list, uid: %s", out));
     do {
         char id[33];
         hash_random_id(id);
@@ -82,41 +91,51 @@ static int check_kind(const struct launch_request *r, struct err *e)
 {
     const char *type = r->model_type ? r->model_type : "LLM";
     if (strcmp(type, "LLM") != 0)
-        return err_set(e, Q_EUNSUPPORTED, "Unsupported model type: %.60s. Quire runs LLM models.",
-                       type);
+        return at_field(r, "model_type",
+                        err_set(e, Q_EUNSUPPORTED,
+                                "Unsupported model type: %.60s. Quire runs LLM models.", type));
     if (r->engine) {
         bool known = false;
         for (size_t i = 0; i < NUM_COUNT(ENGINES); i++)
             known = known || strcasecmp(r->engine, ENGINES[i]) == 0;
         if (!known)
-            return err_set(e, Q_EINVAL,
-                           "Model %.100s cannot be run on engine %.60s. Known engines: llama.cpp "
-                           "(Quire's own); the names vLLM, SGLang, Transformers, MLX and LMDEPLOY "
-                           "are understood as it.",
-                           r->model_name, r->engine);
+            return at_field(
+                r, "model_engine",
+                err_set(e, Q_EINVAL,
+                        "Model %.100s cannot be run on engine %.60s. Known engines: llama.cpp "
+                        "(Quire's own); the names vLLM, SGLang, Transformers, MLX and LMDEPLOY "
+                        "are understood as it.",
+                        r->model_name, r->engine));
     }
     if (r->format && strcmp(r->format, "ggufv2") != 0)
-        return err_set(e, Q_EUNSUPPORTED,
-                       "Model %.100s cannot be run in format %.40s: Quire runs ggufv2 files.",
-                       r->model_name, r->format);
+        return at_field(
+            r, "model_format",
+            err_set(e, Q_EUNSUPPORTED,
+                    "Model %.100s cannot be run in format %.40s: Quire runs ggufv2 files.",
+                    r->model_name, r->format));
     if (r->kv_type && strcmp(r->kv_type, "f16") != 0 && strcmp(r->kv_type, "f32") != 0)
-        return err_set(e, Q_EINVAL, "kv_type %.40s is none of those that run here: f16, f32",
-                       r->kv_type);
+        return at_field(r, "kv_type",
+                        err_set(e, Q_EINVAL,
+                                "kv_type %.40s is none of those that run here: f16, f32",
+                                r->kv_type));
     return 0;
 }
 
 static int check_counts(const struct launch_request *r, struct err *e)
 {
     if (r->replica < 1 || r->replica > CS_MAX_REPLICAS)
-        return err_set(e, Q_EINVAL, "replica must be an integer from 1 to %d.", CS_MAX_REPLICAS);
+        return at_field(
+            r, "replica",
+            err_set(e, Q_EINVAL, "replica must be an integer from 1 to %d.", CS_MAX_REPLICAS));
     if (r->n_worker < 1 || r->n_worker > CS_MAX_SHARDS)
-        return err_set(e, Q_EINVAL, "n_worker must be a positive integer.");
+        return at_field(r, "n_worker",
+                        err_set(e, Q_EINVAL, "n_worker must be a positive integer."));
     if (r->n_ctx > 1u << 24)
-        return err_set(e, Q_EINVAL, "n_ctx must be at most %u", 1u << 24);
+        return at_field(r, "n_ctx", err_set(e, Q_EINVAL, "n_ctx must be at most %u", 1u << 24));
     if (r->n_parallel > 1024)
-        return err_set(e, Q_EINVAL, "n_parallel must be at most 1024");
+        return at_field(r, "n_parallel", err_set(e, Q_EINVAL, "n_parallel must be at most 1024"));
     if (r->n_threads > 1024)
-        return err_set(e, Q_EINVAL, "n_threads must be at most 1024");
+        return at_field(r, "n_threads", err_set(e, Q_EINVAL, "n_threads must be at most 1024"));
     return 0;
 }
 
@@ -154,10 +173,11 @@ static int check_workers(const struct control *c, const struct launch_request *r
         return early ? 0 : err_set(e, Q_EUNAVAILABLE, "No available worker found");
     int rc = check_worker_ip(c, r->worker_ip, e);
     if (rc)
-        return rc;
+        return at_field(r, "worker_ip", rc);
     if (r->n_worker > n_wished && !early)
-        return err_set(e, Q_EINVAL, "the model needs %u workers, there %s %zu", r->n_worker,
-                       n_wished == 1 ? "is" : "are", n_wished);
+        return at_field(r, "n_worker",
+                        err_set(e, Q_EINVAL, "the model needs %u workers, there %s %zu",
+                                r->n_worker, n_wished == 1 ? "is" : "are", n_wished));
     return 0;
 }
 
@@ -194,13 +214,30 @@ static int resolve_path(const struct control *c, struct cs_model *m, const struc
 {
     struct model_meta *t = m->info;
     if (strlen(r->model_path) >= CS_PATH)
-        return err_set(e, Q_EINVAL, "model_path is longer than %d bytes", CS_PATH - 1);
+        return at_field(r, "model_path",
+                        err_set(e, Q_EINVAL, "model_path is longer than %d bytes", CS_PATH - 1));
     m->path = strdup(strncmp(r->model_path, "file://", 7) == 0 ? r->model_path + 7 : r->model_path);
     describe_family(t, catalogue_find(c->catalogue, "LLM", r->model_name));
     t->quantization = dup_or_null(r->quantization);
     t->size = dup_or_null(r->size_in_billions);
     t->from_path = true;
     return m->path ? 0 : err_set(e, Q_ENOMEM, "out of memory");
+}
+
+/* Which of the wishes rules out all that there is. */
+static const char *wrong_wish(const struct catalogue *c, struct catalogue_wish w)
+{
+    const struct jv *family, *spec;
+    const char *quantization = w.quantization, *size = w.size;
+    if (!catalogue_find(c, w.type, w.name))
+        return "model_name";
+    w.quantization = NULL;
+    if (quantization && catalogue_pick(c, &w, &family, &spec, NULL) == 0)
+        return "quantization";
+    w.size = NULL;
+    if (size && catalogue_pick(c, &w, &family, &spec, NULL) == 0)
+        return "model_size_in_billions";
+    return "model_format";
 }
 
 static int resolve_name(const struct control *c, struct cs_model *m, const struct launch_request *r,
@@ -214,10 +251,11 @@ static int resolve_name(const struct control *c, struct cs_model *m, const struc
                                      .size = r->size_in_billions,
                                      .quantization = r->quantization};
     int rc = catalogue_pick(c->catalogue, &w, &family, &spec, e);
-    if (!rc)
-        rc = catalogue_source(family, spec, &m->path, &m->source_json, e);
     if (rc)
-        return rc;
+        return at_field(r, wrong_wish(c->catalogue, w), rc);
+    rc = catalogue_source(family, spec, &m->path, &m->source_json, e);
+    if (rc)
+        return at_field(r, "model_name", rc);
     describe_family(t, family);
     t->quantization = dup_or_null(jv_str(jv_get(spec, "quantization"), NULL));
     t->size = size_text(jv_get(spec, "model_size_in_billions"));

@@ -103,12 +103,13 @@ static void registers(void **state)
 {
     struct catalogue *c = *state;
     struct err e = {0};
+    const char *param = NULL;
     struct jv *v = json("{\"model_name\": \"mine\", \"extra\": 1, \"model_specs\": ["
                         "{\"quantizations\": [\"q4_0\", \"q8_0\"], \"model_size_in_billions\": 1,"
                         " \"model_uri\": \"file:///models/\","
                         " \"model_file_name_template\": \"m-{quantization}.gguf\"}]}");
-    assert_int_equal(catalogue_register(c, "LLM", v, &e), 0);
-    assert_int_equal(catalogue_register(c, "LLM", v, &e), Q_EEXIST);
+    assert_int_equal(catalogue_register(c, "LLM", v, &param, &e), 0);
+    assert_int_equal(catalogue_register(c, "LLM", v, &param, &e), Q_EEXIST);
     assert_false(catalogue_is_builtin(c, "LLM", "mine"));
     assert_true(catalogue_is_builtin(c, "LLM", "story"));
     jv_free(v);
@@ -150,16 +151,30 @@ static void refuses(void **state)
         "{\"model_name\": \"x\", \"model_ability\": \"chat\", \"model_specs\": [{}]}",
         "{\"model_name\": \"x\", \"model_ability\": [1], \"model_specs\": [{}]}",
         "{\"model_name\": \"story\", \"model_specs\": [{}]}",
+        "{\"model_name\": 7, \"model_specs\": [{}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": -1}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": 0}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": \"abc\"}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": \"\"}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": \"-7\"}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": \"1.8.1\"}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": \"0\"}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": true}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": []}]}",
+        "{\"model_name\": \"x\", \"model_specs\": [{\"model_size_in_billions\": 1e9}]}",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct jv *v = json(bad[i]);
         struct err e = {0};
-        assert_true(catalogue_register(*state, "LLM", v, &e) < 0);
+        const char *param = NULL;
+        assert_true(catalogue_register(*state, "LLM", v, &param, &e) < 0);
+        assert_non_null(param);
         assert_true(e.msg[0] != 0);
         jv_free(v);
     }
     struct jv *v = json("{\"model_name\": \"x\", \"model_specs\": [{}]}");
-    assert_int_equal(catalogue_register(*state, "LLN", v, NULL), Q_EINVAL);
+    const char *param = NULL;
+    assert_int_equal(catalogue_register(*state, "LLN", v, &param, NULL), Q_EINVAL);
     jv_free(v);
 }
 
