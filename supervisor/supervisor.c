@@ -65,6 +65,9 @@ static bool is_public(const char *path)
                                         "/ui",
                                         "/ui/",
                                         "/status",
+                                        "/health",
+                                        "/v1/health",
+                                        "/ping",
                                         "/metrics",
                                         "/v1/address",
                                         "/v1/cluster/auth",
@@ -163,10 +166,12 @@ static int parse(struct options *o, const char *name, const char *about, int arg
         {"metrics-exporter-port", "mp", OPT_INT, &o->metrics_port, "PORT", "accepted, see above", 0,
          65535},
     };
+    char examples[160];
+    snprintf(examples, sizeof examples, "  %s\n  %s -H 0.0.0.0 -p 9997 --api-key KEY --insecure",
+             name, name);
     const struct opts_cmd cmd = {.name = name,
                                  .about = about,
-                                 .examples = "quire start\n"
-                                             "  quire supervisor -H 0.0.0.0 -p 9997 --insecure",
+                                 .examples = examples,
                                  .opts = opts,
                                  .n_opts = NUM_COUNT(opts)};
     struct err e;

@@ -263,6 +263,22 @@ static void delete_clusters(struct http_req *r, void *ctx)
     site->stop(site->stop_ctx);
 }
 
+/* Able to answer: a model is ready, or none is on its way. */
+static void get_health(struct http_req *r, void *ctx)
+{
+    const struct api_site *site = ctx;
+    struct model_info m;
+    bool ready = false, loading = false;
+    for (size_t i = 0; control_model_at(site->api->control, i, &m); i++) {
+        ready = ready || m.state == MODEL_READY;
+        loading = loading || m.state == MODEL_LAUNCHING;
+    }
+    if (loading && !ready)
+        api_error(r, 503, NULL, "model_loading", "Loading model");
+    else
+        http_respond(r, 200, "application/json", "{\"status\":\"ok\"}", 15);
+}
+
 /* ---- metrics ----------------------------------------------------------------------------- */
 
 static void counter(struct buf *b, const char *name, const char *help, uint64_t v)
@@ -406,6 +422,9 @@ void api_xinference_register(struct http_server *s, struct api_site *site)
 {
     static const struct http_route routes[] = {
         {"GET", "/status", get_status},
+        {"GET", "/health", get_health},
+        {"GET", "/v1/health", get_health},
+        {"GET", "/ping", get_health},
         {"GET", "/v1/address", get_address},
         {"GET", "/v1/cluster/auth", get_auth},
         {"GET", "/v1/cluster/info", get_info},

@@ -131,8 +131,9 @@ static void delete_model(struct http_req *r, void *ctx)
         return;
     if (m.state == MODEL_LAUNCHING && !m.was_ready) {
         api_error(r, 400, "model_uid", NULL,
-                  "Model %.200s is launching; stop that with POST /v1/models/%.200s/cancel", m.uid,
-                  m.uid);
+                  "Model %.200s is launching: wait until it is ready, or stop the launch with "
+                  "Ctrl-C in `quire launch` or POST /v1/models/%.200s/cancel",
+                  m.uid, m.uid);
         return;
     }
     if (control_terminate(site->api->control, http_param(r, "uid"), &e))
@@ -428,6 +429,7 @@ void api_xinference_models(struct http_server *s, struct api_site *site)
 {
     static const struct http_route routes[] = {
         {"GET", "/v1/models", get_models},
+        {"GET", "/models", get_models},
         {"GET", "/v1/models/instances", get_instances},
         {"GET", "/v1/models/{uid}", get_model},
         {"DELETE", "/v1/models/{uid}", delete_model},

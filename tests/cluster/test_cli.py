@@ -111,6 +111,8 @@ def test_every_command_teaches():
         r = subprocess.run([QUIRE, name, "--help"], capture_output=True, text=True)
         assert r.returncode == 0 and "Usage: quire " + name in r.stdout, name
         assert "Examples:" in r.stdout, f"{name} --help shows no example"
+        if name in ("start", "supervisor"):
+            assert f"Examples:\n  quire {name}\n" in r.stdout
 
 
 def test_open_binds_need_a_key_or_insecure(tmp_path):

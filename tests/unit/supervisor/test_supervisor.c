@@ -163,6 +163,15 @@ static void starts_answers_stops(void **state)
     jv_free(b);
     assert_int_equal(ask("GET", "/metrics", NULL, NULL, NULL), 200);
     assert_int_equal(ask("GET", "/", NULL, NULL, NULL), 200);
+    static const char *const health[] = {"/health", "/v1/health", "/ping"};
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(ask("GET", health[i], NULL, NULL, &b), 200);
+        assert_string_equal(jv_str(jv_get(b, "status"), ""), "ok");
+        jv_free(b);
+    }
+    assert_int_equal(ask("GET", "/models", NULL, NULL, &b), 200);
+    assert_string_equal(jv_str(jv_get(b, "object"), ""), "list");
+    jv_free(b);
     assert_int_equal(ask("GET", "/v1/nothing", NULL, NULL, &b), 404);
     assert_true(detail(b)[0] != 0);
     jv_free(b);
@@ -191,7 +200,11 @@ static void needs_the_key(void **state)
     assert_int_equal(ask("GET", "/v1/models", "Authorization: Bearer secret-1\r\n", NULL, NULL),
                      200);
     assert_int_equal(ask("GET", "/v1/models", "x-api-key: secret-1\r\n", NULL, NULL), 200);
+    assert_int_equal(ask("GET", "/models", NULL, NULL, NULL), 401);
     assert_int_equal(ask("GET", "/status", NULL, NULL, NULL), 200);
+    assert_int_equal(ask("GET", "/health", NULL, NULL, NULL), 200);
+    assert_int_equal(ask("GET", "/v1/health", NULL, NULL, NULL), 200);
+    assert_int_equal(ask("GET", "/ping", NULL, NULL, NULL), 200);
     assert_int_equal(ask("GET", "/v1/cluster/auth", NULL, NULL, &b), 200);
     assert_true(jv_bool(jv_get(b, "auth"), false));
     jv_free(b);
@@ -225,37 +238,59 @@ static void refuses_to_start(void **state)
     assert_int_equal(stop(SIGTERM), 0);
 }
 
+static void assert_param(const struct jv *body, const char *param)
+{
+    const struct jv *p = jv_get(jv_get(body, "error"), "param");
+    if (param)
+        assert_string_equal(jv_str(p, "(null)"), param);
+    else
+        assert_true(jv_is(p, JV_NULL));
+}
+
 static void launch_faults(void **state)
 {
     (void)state;
     static const struct {
-        const char *body, *says;
+        const char *body, *says, *param; /* param NULL: null */
     } bad[] = {
-        {"[]", "object"},
-        {"{", "JSON"},
-        {"{}", "specify the `model_name` field"},
-        {"{\"model_name\": 5}", "must be a string"},
-        {"{\"model_name\": \"story\", \"replica\": 0}", "at least 1"},
-        {"{\"model_name\": \"story\", \"replica\": null}", "replica"},
-        {"{\"model_name\": \"story\", \"replica\": true}", "replica"},
-        {"{\"model_name\": \"story\", \"replica\": \"1.5\"}", "1.5"},
-        {"{\"model_name\": \"story\", \"n_worker\": 0}", "n_worker must be a positive integer."},
-        {"{\"model_name\": \"story\", \"n_worker\": 2.0}", "n_worker"},
-        {"{\"model_name\": \"story\", \"n_gpu\": -1}", "n_gpu"},
-        {"{\"model_name\": \"story\", \"replica\": 2, \"gpu_idx\": [0]}", "multiple of replica"},
-        {"{\"model_name\": \"story\", \"request_limits\": -1}", "request_limits"},
-        {"{\"model_name\": \"story\", \"n_ctx\": -5}", "n_ctx"},
-        {"{\"model_name\": \"story\", \"model_uid\": \"\"}", "model_uid"},
-        {"{\"model_name\": \"story\", \"model_uid\": \"a/b\"}", "model_uid"},
-        {"{\"model_name\": \"story\", \"model_size_in_billions\": []}", "model_size_in_billions"},
-        {"{\"model_name\": \"story\", \"model_size_in_billions\": 7}", "Model not found"},
-        {"{\"model_name\": \"story\", \"model_format\": \"pytorch\"}", "ggufv2"},
-        {"{\"model_name\": \"story\", \"model_type\": \"video\"}", "Unsupported model type"},
-        {"{\"model_name\": \"story\", \"model_engine\": \"warp\"}", "engine"},
-        {"{\"model_name\": \"storry\"}", "Did you mean: story"},
-        {"{\"model_name\": \"qwen3\", \"model_size_in_billions\": \"0_6\"}", "--model-path"},
-        {"{\"model_name\": \"story\", \"replica_config\": [{}]}", "replica_config"},
-        {"{\"model_name\": \"story\", \"peft_model_config\": {\"lora_list\": []}}", "LoRA"},
+        {"[]", "object", NULL},
+        {"{", "JSON", NULL},
+        {"{}", "specify the `model_name` field", "model_name"},
+        {"{\"model_name\": 5}", "must be a string", "model_name"},
+        {"{\"model_name\": \"story\", \"replica\": 0}", "at least 1", "replica"},
+        {"{\"model_name\": \"story\", \"replica\": null}", "replica", "replica"},
+        {"{\"model_name\": \"story\", \"replica\": true}", "replica", "replica"},
+        {"{\"model_name\": \"story\", \"replica\": \"1.5\"}", "1.5", "replica"},
+        {"{\"model_name\": \"story\", \"n_worker\": 0}", "n_worker must be a positive integer.",
+         "n_worker"},
+        {"{\"model_name\": \"story\", \"n_worker\": 2.0}", "n_worker", "n_worker"},
+        {"{\"model_name\": \"story\", \"n_gpu\": -1}", "n_gpu", "n_gpu"},
+        {"{\"model_name\": \"story\", \"replica\": 2, \"gpu_idx\": [0]}", "multiple of replica",
+         "gpu_idx"},
+        {"{\"model_name\": \"story\", \"request_limits\": -1}", "request_limits", "request_limits"},
+        {"{\"model_name\": \"story\", \"n_ctx\": -5}", "n_ctx", "n_ctx"},
+        {"{\"model_name\": \"story\", \"model_uid\": \"\"}", "model_uid", "model_uid"},
+        {"{\"model_name\": \"story\", \"model_uid\": \"a/b\"}", "model_uid", "model_uid"},
+        {"{\"model_name\": \"story\", \"model_size_in_billions\": []}", "model_size_in_billions",
+         "model_size_in_billions"},
+        {"{\"model_name\": \"story\", \"model_size_in_billions\": 7}", "Model not found",
+         "model_size_in_billions"},
+        {"{\"model_name\": \"story\", \"model_format\": \"pytorch\"}", "ggufv2", "model_format"},
+        {"{\"model_name\": \"story\", \"model_type\": \"video\"}", "Unsupported model type",
+         "model_type"},
+        {"{\"model_name\": \"story\", \"model_engine\": \"warp\"}", "engine", "model_engine"},
+        {"{\"model_name\": \"storry\"}", "Did you mean: story", "model_name"},
+        {"{\"model_name\": \"qwen3\", \"model_size_in_billions\": \"0_6\"}", "--model-path",
+         "model_name"},
+        {"{\"model_name\": \"story\", \"quantization\": \"q9\"}", "Model not found",
+         "quantization"},
+        {"{\"model_name\": \"story\", \"kv_type\": \"f8\"}", "kv_type", "kv_type"},
+        {"{\"model_name\": \"story\", \"n_parallel\": 5000}", "1024", "n_parallel"},
+        {"{\"model_name\": \"story\", \"replica\": 9999}", "replica", "replica"},
+        {"{\"model_name\": \"story\", \"replica_config\": [{}]}", "replica_config",
+         "replica_config"},
+        {"{\"model_name\": \"story\", \"peft_model_config\": {\"lora_list\": []}}", "LoRA",
+         "peft_model_config"},
     };
     start(NULL);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -264,6 +299,41 @@ static void launch_faults(void **state)
         if (status != 400 || !strstr(detail(b), bad[i].says))
             fail_msg("%s: %d %s", bad[i].body, status, detail(b));
         assert_string_equal(jv_str(jv_get(jv_get(b, "error"), "message"), ""), detail(b));
+        assert_param(b, bad[i].param);
+        jv_free(b);
+    }
+    assert_int_equal(stop(SIGTERM), 0);
+}
+
+static void registration_faults(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body, *says, *param;
+    } bad[] = {
+        {"{}", "`model`", "model"},
+        {"{\"model\": \"{\"}", "JSON", "model"},
+        {"{\"model\": []}", "object", "model"},
+        {"{\"model\": {\"model_specs\": [{}]}}", "model_name", "model_name"},
+        {"{\"model\": {\"model_name\": \"a b\", \"model_specs\": [{}]}}", "a b", "model_name"},
+        {"{\"model\": {\"model_name\": \"x\"}}", "model_specs", "model_specs"},
+        {"{\"model\": {\"model_name\": \"x\", \"model_specs\": [{\"model_uri\": \"a\"}]}}",
+         "model_uri", "model_uri"},
+        {"{\"model\": {\"model_name\": \"x\", \"context_length\": 0, \"model_specs\": [{}]}}",
+         "context_length", "context_length"},
+        {"{\"model\": {\"model_name\": \"story\", \"model_specs\": [{}]}}", "conflicts",
+         "model_name"},
+        {"{\"model\": {\"model_name\": \"x\", \"model_specs\": "
+         "[{\"model_size_in_billions\": -7}]}}",
+         "positive number", "model_size_in_billions"},
+    };
+    start(NULL);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct jv *b;
+        int status = ask("POST", "/v1/model_registrations/LLM", NULL, bad[i].body, &b);
+        if (status != 400 || !strstr(detail(b), bad[i].says))
+            fail_msg("%s: %d %s", bad[i].body, status, detail(b));
+        assert_param(b, bad[i].param);
         jv_free(b);
     }
     assert_int_equal(stop(SIGTERM), 0);
@@ -325,6 +395,10 @@ static void cancel_of_a_waiting_launch(void **state)
     jv_free(b);
     assert_int_equal(ask("DELETE", "/v1/models/story", NULL, NULL, &b), 400);
     assert_non_null(strstr(detail(b), "is launching"));
+    assert_non_null(strstr(detail(b), "Ctrl-C in `quire launch`"));
+    jv_free(b);
+    assert_int_equal(ask("GET", "/health", NULL, NULL, &b), 503);
+    assert_string_equal(detail(b), "Loading model");
     jv_free(b);
     assert_int_equal(ask("POST", "/v1/models/story/cancel", NULL, "{}", &b), 200);
     jv_free(b);
@@ -346,8 +420,13 @@ static void cancel_of_a_waiting_launch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(starts_answers_stops), T(needs_the_key), T(refuses_to_start),
-        T(launch_faults),        T(registrations), T(cancel_of_a_waiting_launch),
+        T(starts_answers_stops),
+        T(needs_the_key),
+        T(refuses_to_start),
+        T(launch_faults),
+        T(registrations),
+        T(registration_faults),
+        T(cancel_of_a_waiting_launch),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
