@@ -15,6 +15,7 @@
 /* Requests kept waiting per method, so that a burst of calls finds the next one armed. */
 #define ARMED_PER_METHOD 4
 #define MAX_METHODS      32
+#define LINGER_MS        200
 
 struct accept {
     struct rpc_tag tag;
@@ -316,8 +317,17 @@ void rpc_server_close(struct rpc_server *srv, unsigned grace_ms)
     while (srv->n_streams > 0)
         if (pthread_cond_timedwait(&srv->changed, &srv->lock, &until) != 0)
             break;
+    /* A client that has read its last status and our goodbye closes the connection. If we close
+     * it while bytes from there are unread, the system resets it, and statuses on their way are
+     * lost. But a client that keeps it open must not hold us up. */
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += LINGER_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    while (!srv->shut_down)
+        if (pthread_cond_timedwait(&srv->changed, &srv->lock, &until) != 0)
+            break;
     pthread_mutex_unlock(&srv->lock);
-    /* Closes connections too: an idle client that keeps its own open must not hold us up. */
     grpc_server_cancel_all_calls(srv->server);
     pthread_mutex_lock(&srv->lock);
     while (!srv->shut_down || srv->n_streams > 0 || srv->n_armed > 0)
