@@ -57,11 +57,8 @@ static void job_free(struct oa_job *j)
     for (size_t i = 0; i < j->n_calls; i++)
         gateway_cancel(j->calls[i].call);
     job_unlink(j);
-    for (size_t i = 0; i < j->n_choices; i++) {
-        buf_fini(&j->choices[i].text);
-        for (int k = 0; k < 4; k++)
-            buf_fini(&j->choices[i].lp[k]);
-    }
+    for (size_t i = 0; i < j->n_choices; i++)
+        oa_choice_fini(&j->choices[i]);
     buf_fini(&j->head);
     buf_fini(&j->out);
     oa_params_fini(&j->params);
@@ -212,7 +209,7 @@ static void on_delta(void *ctx, const Quire__Delta *d)
     uint32_t i = index_of(c, d->choice);
     oa_note_delta(j, &j->choices[i], d);
     if (j->stream) {
-        oa_chunk_delta(j, i, d->text);
+        oa_chunk_delta(j, i, d);
         stream_send(j);
     }
 }
@@ -233,7 +230,7 @@ static void on_finished(void *ctx, const Quire__Finished *f)
         return;
     }
     if (*kept)
-        oa_chunk_delta(j, i, kept);
+        oa_chunk_text(j, i, kept);
     /* Tokens whose text was cut off by a stop leave no log probabilities. */
     for (int k = 0; k < 4; k++)
         buf_clear(&choice->lp[k]);
@@ -347,6 +344,8 @@ static int job_fill(struct oa_job *j)
     j->running_usage = p->running_usage;
     j->keep_stop = p->keep_stop;
     j->logprobs = p->logprobs;
+    j->one_call = p->one_call;
+    j->drop_reasoning = p->drop_reasoning;
     j->echo = p->msg.echo;
     j->top_logprobs = p->top_logprobs;
     j->n = p->n;
@@ -367,6 +366,7 @@ static int job_fill(struct oa_job *j)
     }
     for (size_t i = 0; i < j->n_choices; i++) {
         buf_init(&j->choices[i].text, MAX_ANSWER_BYTES);
+        buf_init(&j->choices[i].reasoning, MAX_ANSWER_BYTES);
         for (int k = 0; k < 4; k++)
             buf_init(&j->choices[i].lp[k], MAX_ANSWER_BYTES);
     }

@@ -42,6 +42,7 @@ struct oa_params {
     char *stops[OA_MAX_STOPS];
     uint32_t *stop_ids;
     struct buf messages, tools, extra;
+    bool one_call, drop_reasoning; /* parallel_tool_calls, include_reasoning: false */
 };
 
 /* 0, or -1 with f filled. p takes the body in either case; call oa_params_fini always. */
@@ -60,6 +61,8 @@ int oa_get_str(const struct jv *o, const char *key, const char **out, struct api
 int oa_wrong_type(struct api_fault *f, const char *param, const char *want, const struct jv *got);
 int oa_integer(const struct jv *v, int64_t *out); /* 0, or -1: not an integer */
 
+/* What is to be taken out of the text: reasoning_format, include_reasoning, ... */
+int oa_parse_reasoning(struct oa_params *p, struct api_fault *f);
 /* messages, tools, tool_choice, chat_template_kwargs into p->messages, tools, extra. */
 int oa_parse_messages(struct oa_params *p, struct api_fault *f);
 int oa_parse_tools(struct oa_params *p, struct api_fault *f);
@@ -67,8 +70,20 @@ int oa_parse_template_vars(struct oa_params *p, struct api_fault *f);
 
 /* ---- jobs ---------------------------------------------------------------------------------- */
 
+/* A tool call of a whole answer. */
+struct oa_tool_call {
+    uint32_t index;
+    char *id, *name;
+    struct buf arguments;
+    bool broken; /* its text went into the content */
+};
+
 struct oa_choice {
-    struct buf text;  /* whole answers: the text so far */
+    struct buf text, reasoning; /* whole answers: the text so far */
+    struct oa_tool_call *calls; /* likewise */
+    size_t n_calls, cap_calls;
+    uint32_t n_live;  /* calls begun and not broken */
+    bool skip_call;   /* the present call is one too many */
     struct buf lp[4]; /* log probabilities as JSON items: chat uses [0]; completions tokens,
                        * token_logprobs, top_logprobs, text_offset */
     uint64_t offset;  /* characters sent, for text_offset */
@@ -90,6 +105,7 @@ struct oa_job {
     struct http_req *r;
     struct oa_params params;
     bool chat, stream, include_usage, running_usage, keep_stop, logprobs, echo;
+    bool one_call, drop_reasoning;
     bool started; /* the stream's 200 is out */
     bool full;    /* the client is behind: calls are paused */
     uint32_t n, top_logprobs;
@@ -104,13 +120,15 @@ struct oa_job {
     size_t n_choices;
 };
 
-/* Note a delta's text and log probabilities in the choice. */
+/* Note a delta's text, calls and log probabilities in the choice. */
 void oa_note_delta(struct oa_job *j, struct oa_choice *c, const Quire__Delta *d);
 /* Append to j->out: the chunks of a delta, of a choice's end, of usage; the end of the stream. */
-void oa_chunk_delta(struct oa_job *j, uint32_t index, const char *text);
+void oa_chunk_delta(struct oa_job *j, uint32_t index, const Quire__Delta *d);
+void oa_chunk_text(struct oa_job *j, uint32_t index, const char *text);
 void oa_chunk_finish(struct oa_job *j, uint32_t index);
 void oa_chunk_usage(struct oa_job *j);
 void oa_write_head(struct oa_job *j); /* fills j->head */
 void oa_write_answer(struct oa_job *j, struct buf *b);
+void oa_choice_fini(struct oa_choice *c);
 
 #endif

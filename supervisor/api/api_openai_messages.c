@@ -241,6 +241,10 @@ int oa_parse_tools(struct oa_params *p, struct api_fault *f)
     if (check_choice(jv_get(p->body, "tool_choice"), "tool_choice", has, f) ||
         check_choice(jv_get(p->body, "function_call"), "function_call", has, f))
         return -1;
+    bool parallel = true;
+    if (oa_get_bool(p->body, "parallel_tool_calls", &parallel, f) < 0)
+        return -1;
+    p->one_call = !parallel;
     if (!has)
         return 0;
     struct jv *all = jv_new_array();
@@ -250,7 +254,29 @@ int oa_parse_tools(struct oa_params *p, struct api_fault *f)
         rc = api_fault_set(f, 503, NULL, NULL, "out of memory");
     jv_free(all);
     p->msg.tools_json = p->tools.data ? p->tools.data : (char *)protobuf_c_empty_string;
+    /* The answer to the old `functions` stays text: its clients know no tool_calls. */
+    p->msg.parse_tools =
+        jv_len(tools) > 0 && strcmp(jv_str(jv_get(p->body, "tool_choice"), "auto"), "none") != 0;
     return rc;
+}
+
+/* ---- reasoning ------------------------------------------------------------------------------ */
+
+int oa_parse_reasoning(struct oa_params *p, struct api_fault *f)
+{
+    const char *format = "auto";
+    bool include = true, separate = true;
+    if (oa_get_str(p->body, "reasoning_format", &format, f) < 0 ||
+        oa_get_bool(p->body, "include_reasoning", &include, f) < 0 ||
+        oa_get_bool(p->body, "separate_reasoning", &separate, f) < 0)
+        return -1;
+    bool none = strcmp(format, "none") == 0;
+    if (!none && strcmp(format, "auto") != 0 && strcmp(format, "deepseek") != 0)
+        return api_fault_set(f, 400, "reasoning_format", "unsupported_value",
+                             "'reasoning_format' must be none, auto or deepseek");
+    p->msg.no_reasoning_parse = none || !separate;
+    p->drop_reasoning = !include;
+    return 0;
 }
 
 /* ---- template variables -------------------------------------------------------------------- */

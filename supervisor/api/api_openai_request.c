@@ -542,7 +542,10 @@ int oa_params_parse(struct oa_params *p, struct api *api, struct jv *body, bool 
     if (chat_echo)
         return refuse(f, "echo");
     p->msg.add_generation_prompt = add;
-    return oa_parse_messages(p, f) || oa_parse_tools(p, f) || oa_parse_template_vars(p, f) ? -1 : 0;
+    return oa_parse_messages(p, f) || oa_parse_tools(p, f) || oa_parse_template_vars(p, f) ||
+                   oa_parse_reasoning(p, f)
+               ? -1
+               : 0;
 }
 
 void oa_params_fini(struct oa_params *p)

@@ -4,7 +4,11 @@
 #include "supervisor/api/api_openai.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* One call has few arguments, but a model may put a file into one. */
+#define MAX_ARGUMENTS ((size_t)64 << 20)
 
 /* ---- log probabilities --------------------------------------------------------------------- */
 
@@ -96,11 +100,74 @@ static void note_text_logprob(struct oa_job *j, struct oa_choice *c, const Quire
     jw_end_obj(&c->lp[2]);
 }
 
+/* ---- pieces -------------------------------------------------------------------------------- */
+
+void oa_choice_fini(struct oa_choice *c)
+{
+    buf_fini(&c->text);
+    buf_fini(&c->reasoning);
+    for (int k = 0; k < 4; k++)
+        buf_fini(&c->lp[k]);
+    for (size_t i = 0; i < c->n_calls; i++) {
+        free(c->calls[i].id);
+        free(c->calls[i].name);
+        buf_fini(&c->calls[i].arguments);
+    }
+    free(c->calls);
+}
+
+static struct oa_tool_call *add_call(struct oa_choice *c, const Quire__ToolCallDelta *t)
+{
+    if (c->n_calls == c->cap_calls) {
+        size_t cap = c->cap_calls ? 2 * c->cap_calls : 4;
+        struct oa_tool_call *calls = realloc(c->calls, cap * sizeof *calls);
+        if (!calls)
+            return NULL;
+        c->calls = calls;
+        c->cap_calls = cap;
+    }
+    struct oa_tool_call *call = &c->calls[c->n_calls++];
+    *call = (struct oa_tool_call){.index = t->index, .id = strdup(t->id), .name = strdup(t->name)};
+    buf_init(&call->arguments, MAX_ARGUMENTS);
+    return call;
+}
+
+/* Calls of a whole answer are kept; a broken one becomes the text it was. */
+static void note_call(struct oa_job *j, struct oa_choice *c, const Quire__ToolCallDelta *t)
+{
+    if (*t->name) {
+        c->skip_call = j->one_call && c->n_live > 0;
+        c->n_live += !c->skip_call;
+    }
+    if (c->skip_call)
+        return;
+    if (*t->broken)
+        c->n_live--;
+    if (j->stream)
+        return;
+    struct oa_tool_call *call = *t->name     ? add_call(c, t)
+                                : c->n_calls ? &c->calls[c->n_calls - 1]
+                                             : NULL;
+    if (!call || !call->id || !call->name || buf_puts(&call->arguments, t->arguments)) {
+        c->text.failed = true;
+        return;
+    }
+    if (*t->broken) {
+        call->broken = true;
+        buf_puts(&c->text, t->broken);
+    }
+}
+
 void oa_note_delta(struct oa_job *j, struct oa_choice *c, const Quire__Delta *d)
 {
     c->n_tokens += (uint32_t)d->n_tokens;
-    if (!j->stream)
+    if (!j->stream) {
         buf_puts(&c->text, d->text);
+        if (!j->drop_reasoning)
+            buf_puts(&c->reasoning, d->reasoning);
+    }
+    for (size_t i = 0; !j->stream && i < d->n_tool_calls; i++)
+        note_call(j, c, d->tool_calls[i]);
     for (size_t i = 0; j->logprobs && i < d->n_logprobs; i++) {
         if (j->chat)
             note_chat_logprob(j, c, d->logprobs[i]);
@@ -174,7 +241,14 @@ static void put_usage(struct oa_job *j, struct buf *b)
 
 static const char *reason_name(const struct oa_choice *c)
 {
-    return c->reason == QUIRE__FINISH_REASON__FINISH_LENGTH ? "length" : "stop";
+    switch (c->reason) {
+    case QUIRE__FINISH_REASON__FINISH_LENGTH:
+        return "length";
+    case QUIRE__FINISH_REASON__FINISH_TOOL_CALLS:
+        return "tool_calls";
+    default:
+        return "stop";
+    }
 }
 
 /* ---- chunks -------------------------------------------------------------------------------- */
@@ -221,24 +295,85 @@ static void begin_choice(struct oa_job *j, uint32_t index)
     c->begun = true;
 }
 
-void oa_chunk_delta(struct oa_job *j, uint32_t index, const char *text)
+/* A chunk with the open members of a chat delta between begin and end. */
+static void delta_begin(struct oa_job *j, uint32_t index)
+{
+    chunk_begin(j, index);
+    jw_key(&j->out, "delta");
+    jw_obj(&j->out);
+}
+
+static void delta_end(struct oa_job *j, uint32_t index)
+{
+    jw_end_obj(&j->out);
+    put_logprobs(j, &j->choices[index], &j->out);
+    chunk_end(j, NULL);
+}
+
+/* Both names are read by clients. */
+static void put_reasoning(struct buf *b, const char *text)
+{
+    jw_kstr(b, "reasoning_content", text);
+    jw_kstr(b, "reasoning", text);
+}
+
+/* Name and id once, then the arguments. A call that turns out broken cannot be taken back. */
+static void chunk_call(struct oa_job *j, uint32_t index, const Quire__ToolCallDelta *t)
 {
     struct oa_choice *c = &j->choices[index];
-    begin_choice(j, index);
-    /* Held-back text: its log probabilities wait in the choice and leave with it. */
+    note_call(j, c, t);
+    if (c->skip_call || (!*t->name && !*t->arguments))
+        return;
+    struct buf *b = &j->out;
+    delta_begin(j, index);
+    jw_key(b, "tool_calls");
+    jw_arr(b);
+    jw_obj(b);
+    jw_kint(b, "index", t->index);
+    if (*t->name) {
+        jw_kstr(b, "id", t->id);
+        jw_kstr(b, "type", "function");
+    }
+    jw_key(b, "function");
+    jw_obj(b);
+    if (*t->name)
+        jw_kstr(b, "name", t->name);
+    jw_kstr(b, "arguments", t->arguments);
+    jw_end_obj(b);
+    jw_end_obj(b);
+    jw_end_arr(b);
+    delta_end(j, index);
+}
+
+void oa_chunk_text(struct oa_job *j, uint32_t index, const char *text)
+{
     if (!*text)
         return;
-    chunk_begin(j, index);
+    begin_choice(j, index);
     if (j->chat) {
-        jw_key(&j->out, "delta");
-        jw_obj(&j->out);
+        delta_begin(j, index);
         jw_kstr(&j->out, "content", text);
-        jw_end_obj(&j->out);
-    } else {
-        jw_kstr(&j->out, "text", text);
+        delta_end(j, index);
+        return;
     }
-    put_logprobs(j, c, &j->out);
+    chunk_begin(j, index);
+    jw_kstr(&j->out, "text", text);
+    put_logprobs(j, &j->choices[index], &j->out);
     chunk_end(j, NULL);
+}
+
+void oa_chunk_delta(struct oa_job *j, uint32_t index, const Quire__Delta *d)
+{
+    begin_choice(j, index);
+    /* Held-back text: its log probabilities wait in the choice and leave with it. */
+    if (*d->reasoning && !j->drop_reasoning) {
+        delta_begin(j, index);
+        put_reasoning(&j->out, d->reasoning);
+        delta_end(j, index);
+    }
+    oa_chunk_text(j, index, d->text);
+    for (size_t i = 0; i < d->n_tool_calls; i++)
+        chunk_call(j, index, d->tool_calls[i]);
 }
 
 void oa_chunk_finish(struct oa_job *j, uint32_t index)
@@ -266,6 +401,47 @@ void oa_chunk_usage(struct oa_job *j)
 
 /* ---- whole answers ------------------------------------------------------------------------- */
 
+static void put_calls(struct buf *b, const struct oa_choice *c)
+{
+    jw_key(b, "tool_calls");
+    jw_arr(b);
+    for (size_t i = 0; i < c->n_calls; i++) {
+        const struct oa_tool_call *t = &c->calls[i];
+        if (t->broken)
+            continue;
+        jw_obj(b);
+        jw_kstr(b, "id", t->id);
+        jw_kstr(b, "type", "function");
+        jw_key(b, "function");
+        jw_obj(b);
+        jw_kstr(b, "name", t->name);
+        jw_key(b, "arguments");
+        jw_strn(b, buf_cstr(&t->arguments), t->arguments.len);
+        jw_end_obj(b);
+        jw_end_obj(b);
+    }
+    jw_end_arr(b);
+}
+
+static void put_message(struct buf *b, const struct oa_choice *c)
+{
+    jw_key(b, "message");
+    jw_obj(b);
+    jw_kstr(b, "role", "assistant");
+    jw_key(b, "content");
+    if (c->text.len == 0 && c->n_live > 0)
+        jw_null(b);
+    else
+        jw_strn(b, buf_cstr(&c->text), c->text.len);
+    jw_key(b, "refusal");
+    jw_null(b);
+    if (c->reasoning.len > 0)
+        put_reasoning(b, buf_cstr(&c->reasoning));
+    if (c->n_live > 0)
+        put_calls(b, c);
+    jw_end_obj(b);
+}
+
 void oa_write_answer(struct oa_job *j, struct buf *b)
 {
     put_start(j, b, j->chat ? "chat.completion" : "text_completion");
@@ -276,19 +452,12 @@ void oa_write_answer(struct oa_job *j, struct buf *b)
         jw_obj(b);
         jw_kint(b, "index", (int64_t)i);
         if (j->chat) {
-            jw_key(b, "message");
-            jw_obj(b);
-            jw_kstr(b, "role", "assistant");
-            jw_key(b, "content");
-            jw_strn(b, buf_cstr(&c->text), c->text.len);
-            jw_key(b, "refusal");
-            jw_null(b);
-            jw_end_obj(b);
+            put_message(b, c);
         } else {
             jw_key(b, "text");
             jw_strn(b, buf_cstr(&c->text), c->text.len);
         }
-        if (c->text.failed)
+        if (c->text.failed || c->reasoning.failed)
             b->failed = true;
         put_logprobs(j, c, b);
         jw_kstr(b, "finish_reason", reason_name(c));

@@ -349,6 +349,8 @@ static void start_request(struct engine *en, struct request *r)
         request_emit(r, &(struct engine_event){.kind = ENGINE_STARTED,
                                                .tokens = r->seqs[0].tokens,
                                                .n_tokens = r->n_prompt,
+                                               .text = buf_cstr(&r->replayed),
+                                               .text_len = r->replayed.len,
                                                .n_prompt = r->n_prompt});
         seq_emit_finished(&r->seqs[0], why, now);
         end_seq(en, &r->seqs[0]);
@@ -520,6 +522,8 @@ static void note_admitted(struct engine *en, struct sched_step *st)
         request_emit(r, &(struct engine_event){.kind = ENGINE_STARTED,
                                                .tokens = q->tokens,
                                                .n_tokens = r->n_prompt,
+                                               .text = buf_cstr(&r->replayed),
+                                               .text_len = r->replayed.len,
                                                .n_prompt = r->n_prompt});
     }
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/engine/engine_service.h"
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/num.h"
 #include "proto/engine.pb-c.h"
+#include "worker/engine/answer.h"
 #include "worker/engine/text_pool.h"
 
 #include <assert.h>
@@ -39,6 +41,10 @@ struct gen {
     struct rpc_stream *stream;
     Quire__GenerateRequest *req;
     struct buf text; /* engine thread: token texts of one event */
+    /* One per choice, NULL when the text goes out as it is. Made before the request, then the
+     * engine thread's. */
+    struct answer **answers;
+    uint32_t n_answers;
 
     pthread_mutex_t lock; /* the rest */
     unsigned refs;
@@ -121,6 +127,9 @@ static void gen_unref(struct gen *g)
     request_unref(g->request);
     rpc_msg_free(g->req ? &g->req->base : NULL);
     rpc_stream_unref(g->stream);
+    for (uint32_t i = 0; i < g->n_answers; i++)
+        answer_close(g->answers[i]);
+    free(g->answers);
     buf_fini(&g->text);
     pthread_mutex_destroy(&g->lock);
     free(g);
@@ -219,18 +228,46 @@ static void put_piece(struct gen *g, uint32_t token, bool special)
     (void)tokenizer_piece(g->svc->cfg.tok, token, special, &g->text);
 }
 
-static void send_delta(struct gen *g, const struct engine_event *ev)
+static struct answer *answer_of(const struct gen *g, uint32_t choice)
+{
+    uint32_t i = choice - g->req->choice_base;
+    return i < g->n_answers ? g->answers[i] : NULL;
+}
+
+static void put_delta(void *ctx, const Quire__Delta *d)
 {
     Quire__GenerateEvent out = QUIRE__GENERATE_EVENT__INIT;
-    Quire__Delta d = QUIRE__DELTA__INIT;
     out.kind_case = QUIRE__GENERATE_EVENT__KIND_DELTA;
-    out.delta = &d;
+    out.delta = (Quire__Delta *)(uintptr_t)d;
+    send_event(ctx, &out);
+}
+
+static void answer_failed(struct gen *g)
+{
+    finish(g, RPC_EXHAUSTED, "out of memory for an answer");
+    engine_cancel(g->svc->cfg.engine, g->request);
+}
+
+/* The text of an event, as it is or taken apart. */
+static void put_text(struct gen *g, const struct engine_event *ev, Quire__Delta *d)
+{
+    struct answer *a = answer_of(g, ev->choice);
+    if (!a) {
+        d->text = (char *)(uintptr_t)ev->text;
+        put_delta(g, d);
+    } else if (answer_feed(a, ev->text, ev->text_len, d, put_delta, g) != 0) {
+        answer_failed(g);
+    }
+}
+
+static void send_delta(struct gen *g, const struct engine_event *ev)
+{
+    Quire__Delta d = QUIRE__DELTA__INIT;
     d.choice = ev->choice;
-    d.text = (char *)(uintptr_t)ev->text;
     d.n_tokens = ev->n_tokens;
     d.tokens = (uint32_t *)(uintptr_t)ev->tokens;
     if (ev->n_logprobs == 0) {
-        send_event(g, &out);
+        put_text(g, ev, &d);
         return;
     }
     size_t n = ev->n_logprobs, n_top = 0, at = 0, t = 0;
@@ -281,7 +318,7 @@ static void send_delta(struct gen *g, const struct engine_event *ev)
     }
     d.n_logprobs = n;
     d.logprobs = lps;
-    send_event(g, &out);
+    put_text(g, ev, &d);
 out:
     free(lp);
     free(lps);
@@ -290,12 +327,42 @@ out:
     free(end);
 }
 
+static void send_finished(struct gen *g, const struct engine_event *ev)
+{
+    Quire__GenerateEvent out = QUIRE__GENERATE_EVENT__INIT;
+    Quire__Finished f = QUIRE__FINISHED__INIT;
+    struct answer *a = answer_of(g, ev->choice);
+    f.choice = ev->choice;
+    f.reason = ev->finish == FINISH_STOP ? QUIRE__FINISH_REASON__FINISH_STOP
+                                         : QUIRE__FINISH_REASON__FINISH_LENGTH;
+    if (a) {
+        if (answer_end(a, ev->choice, put_delta, g) != 0) {
+            answer_failed(g);
+            return;
+        }
+        f.reason = answer_reason(a, f.reason);
+    }
+    f.n_prompt_tokens = ev->n_prompt;
+    f.n_completion_tokens = ev->n_completion;
+    f.stop_text = (char *)(uintptr_t)(ev->stop_text ? ev->stop_text : "");
+    f.prefill_ms = ev->prefill_ms;
+    f.decode_ms = ev->decode_ms;
+    out.kind_case = QUIRE__GENERATE_EVENT__KIND_FINISHED;
+    out.finished = &f;
+    send_event(g, &out);
+}
+
 static void on_event(void *ctx, const struct engine_event *ev)
 {
     struct gen *g = ctx;
     Quire__GenerateEvent out = QUIRE__GENERATE_EVENT__INIT;
     switch (ev->kind) {
     case ENGINE_STARTED: {
+        /* A continuation: the parser goes on behind what was shown before. */
+        Quire__Delta shown = QUIRE__DELTA__INIT;
+        if (g->n_answers > 0 && ev->text_len > 0 &&
+            answer_feed(g->answers[0], ev->text, ev->text_len, &shown, NULL, NULL) != 0)
+            answer_failed(g);
         Quire__Started s = QUIRE__STARTED__INIT;
         s.n_prompt_tokens = ev->n_prompt;
         s.n_prompt_ids = ev->n_tokens;
@@ -308,21 +375,9 @@ static void on_event(void *ctx, const struct engine_event *ev)
     case ENGINE_DELTA:
         send_delta(g, ev);
         break;
-    case ENGINE_FINISHED: {
-        Quire__Finished f = QUIRE__FINISHED__INIT;
-        f.choice = ev->choice;
-        f.reason = ev->finish == FINISH_STOP ? QUIRE__FINISH_REASON__FINISH_STOP
-                                             : QUIRE__FINISH_REASON__FINISH_LENGTH;
-        f.n_prompt_tokens = ev->n_prompt;
-        f.n_completion_tokens = ev->n_completion;
-        f.stop_text = (char *)(uintptr_t)(ev->stop_text ? ev->stop_text : "");
-        f.prefill_ms = ev->prefill_ms;
-        f.decode_ms = ev->decode_ms;
-        out.kind_case = QUIRE__GENERATE_EVENT__KIND_FINISHED;
-        out.finished = &f;
-        send_event(g, &out);
+    case ENGINE_FINISHED:
+        send_finished(g, ev);
         break;
-    }
     case ENGINE_CLOSED:
         finish(g, ev->code == 0 ? RPC_OK : rpc_status_of(ev->code), ev->msg);
         gen_unref(g);
@@ -460,6 +515,35 @@ static int take_sampling(const Quire__GenerateRequest *q, struct sampler_params 
     return 0;
 }
 
+/* Parsers for the choices of a conversation; none when the model's family has no marks or nothing
+ * is to be taken apart. Ids follow from the request, so that a continuation gives the same. */
+static int open_answers(struct gen *g, const struct buf *prompt, struct err *e)
+{
+    const Quire__GenerateRequest *q = g->req;
+    const char *format = g->svc->cfg.format;
+    uint32_t n = q->n_choices ? q->n_choices : 1;
+    bool calls = q->parse_tools && *q->tools_json;
+    if (!*q->messages_json || !format || strcmp(format, "none") == 0 ||
+        (!calls && q->no_reasoning_parse) || n > REQUEST_MAX_CHOICES)
+        return 0;
+    struct jv *tools = NULL;
+    int rc = calls ? parse_field(&tools, "tools", q->tools_json, JV_ARRAY, e) : 0;
+    if (rc == 0 && !(g->answers = calloc(n, sizeof(struct answer *))))
+        rc = err_set(e, Q_ENOMEM, "out of memory for %u answers", n);
+    struct outparse_config cfg = {
+        .tools = tools, .no_calls = !calls, .no_reasoning = q->no_reasoning_parse};
+    cfg.starts_reasoning =
+        !cfg.no_reasoning && outparse_prompt_opens(format, buf_cstr(prompt), prompt->len);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        uint64_t choice = (uint64_t)q->choice_base + i;
+        cfg.id_seed = hash_u64(q->request_id, strlen(q->request_id), choice + 1);
+        rc = answer_open(&g->answers[i], format, &cfg, e);
+        g->n_answers += rc == 0;
+    }
+    jv_free(tools);
+    return rc;
+}
+
 static void run_generate(struct text_job *j)
 {
     struct gen *g = (struct gen *)(void *)j;
@@ -491,7 +575,11 @@ static void run_generate(struct text_job *j)
     int rc = take_sampling(q, &cfg.sampling, &bias, &e);
     if (rc == 0)
         rc = make_prompt(s, q, &text, &ids, &e);
+    if (rc == 0)
+        rc = open_answers(g, &text, &e);
     if (rc == 0) {
+        /* Families write their marks as control tokens; "generic" has only plain ones. */
+        cfg.show_special = g->n_answers > 0 && strcmp(s->cfg.format, "generic") != 0;
         cfg.prompt = ids.ids;
         cfg.n_prompt = ids.n;
         cfg.prompt_text = buf_cstr(&text);

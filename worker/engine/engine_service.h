@@ -22,6 +22,7 @@ struct engine_service_config {
     struct engine *engine;
     const struct tokenizer *tok;
     const struct chat_template *chat; /* NULL: the model has none */
+    const char *format; /* of chat answers, a name of outparse.h; NULL: not taken apart */
 };
 
 #define ENGINE_SERVICE_METHODS 3

@@ -8,7 +8,8 @@
 #include <string.h>
 
 /* Text of one token and text held back: far above what a vocabulary has. */
-#define TEXT_MAX ((size_t)1 << 20)
+#define TEXT_MAX   ((size_t)1 << 20)
+#define REPLAY_MAX ((size_t)64 << 20)
 
 void request_text_of(struct request_text *t, const struct tokenizer *tok)
 {
@@ -97,7 +98,7 @@ static int seq_open(struct seq *q, struct request *r, uint32_t choice,
         return Q_ENOMEM;
     memcpy(q->tokens, c->prompt, c->n_prompt * sizeof(*q->tokens));
     q->n_tokens = (uint32_t)c->n_prompt;
-    r->text->init(&q->detok, r->text->tok, false, true);
+    r->text->init(&q->detok, r->text->tok, r->show_special, true);
     return 0;
 }
 
@@ -124,6 +125,8 @@ int request_open(struct request **out, const struct request_config *c,
     r->ignore_eos = c->ignore_eos;
     r->logprobs = c->logprobs;
     r->top_logprobs = c->top_logprobs;
+    r->show_special = c->show_special;
+    buf_init(&r->replayed, REPLAY_MAX);
     /* A continuation has shown its prompt already. */
     r->echo = c->echo && c->n_accepted == 0;
     r->on_event = c->on_event;
@@ -178,6 +181,7 @@ void request_unref(struct request *r)
     free((void *)(uintptr_t)r->sampling.bias);
     free(r->stop_ids);
     free(r->prompt_text);
+    buf_fini(&r->replayed);
     free(r);
 }
 
@@ -228,6 +232,7 @@ static int advance(struct seq *q, uint32_t token, const struct token_logprobs *l
     if (seq_is_last(q, token)) {
         *why = FINISH_STOP;
     } else {
+        q->detok.special = r->show_special && !r->text->is_eog(r->text->tok, token);
         rc = r->text->put(&q->detok, token, &q->piece);
         if (lp && rc == 0)
             rc = keep_logprobs(q, lp);
@@ -261,6 +266,8 @@ static int replay(struct seq *q, const uint32_t *ids, size_t n)
     enum finish why = FINISH_NOT;
     for (size_t i = 0; i < n && why == FINISH_NOT; i++) {
         int rc = advance(q, ids[i], NULL, &why);
+        if (rc == 0)
+            rc = buf_put(&q->req->replayed, buf_cstr(&q->out), q->out.len);
         if (rc != 0)
             return rc;
     }

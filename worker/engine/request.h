@@ -38,7 +38,9 @@ struct engine_event {
     uint32_t choice;
     const uint32_t *tokens; /* STARTED: the prompt; DELTA: accepted now */
     size_t n_tokens;
-    const char *text; /* DELTA: NUL-terminated UTF-8, may be empty */
+    /* DELTA: NUL-terminated UTF-8, may be empty. STARTED of a continuation: what its accepted
+     * tokens had shown. */
+    const char *text;
     size_t text_len;
     /* DELTA, when asked for: of the tokens whose text is now out (or, with echo, of the prompt;
      * the first prompt token has NaN). */
@@ -83,6 +85,7 @@ struct request_config {
     uint32_t n_choices;   /* 0 counts as 1 */
     uint32_t choice_base; /* number of the first choice, for random numbers and events */
     bool ignore_eos, logprobs, echo;
+    bool show_special; /* control tokens give their text, but for those that end a text */
     uint32_t top_logprobs;
     engine_event_fn *on_event;
     void *ctx;
@@ -145,8 +148,9 @@ struct request {
     uint32_t *stop_ids;
     size_t n_stop_ids;
     uint32_t max_tokens, min_tokens, n_choices;
-    bool ignore_eos, logprobs, echo;
+    bool ignore_eos, logprobs, echo, show_special;
     uint32_t top_logprobs;
+    struct buf replayed; /* text that the accepted tokens had shown */
     engine_event_fn *on_event;
     void *ctx;
 

@@ -10,6 +10,7 @@
 #include "worker/engine/stage_service.h"
 #include "worker/engine/stage_wire.h"
 #include "worker/model/model.h"
+#include "worker/text/outparse.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,6 +162,20 @@ static void on_lost(void *ctx, const char *msg)
         s->cfg.lost(msg, s->cfg.ctx);
 }
 
+/* The family of marks that the model writes, from its template. One that knows no tools may have
+ * a sister that does. */
+static const char *output_format(const struct gguf *g)
+{
+    struct gguf_str t;
+    const char *format = "none";
+    if (gguf_get_str(g, "tokenizer.chat_template", &t, NULL) == 0)
+        format = outparse_detect(t.p, t.n);
+    if (strcmp(format, "generic") == 0 &&
+        gguf_get_str(g, "tokenizer.chat_template.tool_use", &t, NULL) == 0)
+        format = outparse_detect(t.p, t.n);
+    return format;
+}
+
 static int open_head(struct shard *s, struct err *e)
 {
     const struct shard_config *c = &s->cfg;
@@ -211,7 +226,8 @@ static int open_head(struct shard *s, struct err *e)
     ec.n_logits = hp->n_vocab;
     if ((rc = engine_open(&s->engine, &ec, e)) != 0)
         return rc;
-    struct engine_service_config sc = {.engine = s->engine, .tok = s->tok, .chat = s->chat};
+    struct engine_service_config sc = {
+        .engine = s->engine, .tok = s->tok, .chat = s->chat, .format = output_format(g)};
     return engine_service_open(&s->service, &sc, e);
 }
 

@@ -94,6 +94,70 @@ static inline void fake_finished(struct rpc_stream *s, uint32_t choice, bool len
     fake_send(s, &ev);
 }
 
+/* A Delta of parsed output: text, reasoning or a piece of a call. */
+static inline void fake_piece(struct rpc_stream *s, const char *text, const char *reasoning,
+                              const Quire__ToolCallDelta *call)
+{
+    Quire__Delta d = QUIRE__DELTA__INIT;
+    Quire__ToolCallDelta *calls = (Quire__ToolCallDelta *)(uintptr_t)call;
+    uint32_t token = 9;
+    d.tokens = &token;
+    d.n_tokens = 1;
+    d.text = (char *)(uintptr_t)text;
+    d.reasoning = (char *)(uintptr_t)reasoning;
+    d.tool_calls = &calls;
+    d.n_tool_calls = call != NULL;
+    Quire__GenerateEvent ev = QUIRE__GENERATE_EVENT__INIT;
+    ev.kind_case = QUIRE__GENERATE_EVENT__KIND_DELTA;
+    ev.delta = &d;
+    fake_send(s, &ev);
+}
+
+static inline void fake_call_piece(struct rpc_stream *s, uint32_t index, const char *id,
+                                   const char *name, const char *arguments, const char *broken)
+{
+    Quire__ToolCallDelta t = QUIRE__TOOL_CALL_DELTA__INIT;
+    t.index = index;
+    t.id = (char *)(uintptr_t)id;
+    t.name = (char *)(uintptr_t)name;
+    t.arguments = (char *)(uintptr_t)arguments;
+    t.broken = (char *)(uintptr_t)broken;
+    fake_piece(s, "", "", &t);
+}
+
+/* CALLS: reasoning and two calls. MIXED: text, a call, one that broke. BROKEN: only that. */
+static inline void fake_calls(struct rpc_stream *s, const char *script)
+{
+    Quire__Finished f = QUIRE__FINISHED__INIT;
+    bool broken = strstr(script, "BROKEN") != NULL, mixed = strstr(script, "MIXED") != NULL;
+    fake_started(s, 7);
+    if (mixed) {
+        fake_piece(s, "I'll look. ", "", NULL);
+    } else if (!broken) {
+        fake_piece(s, "", "They want ", NULL);
+        fake_piece(s, "", "the weather.", NULL);
+    }
+    if (!broken) {
+        fake_call_piece(s, 0, "call_a", "weather", "", "");
+        fake_call_piece(s, 0, "", "", "{\"city\":", "");
+        fake_call_piece(s, 0, "", "", "\"Bern\"}", "");
+    }
+    fake_call_piece(s, broken ? 0 : 1, "call_b", "now", "", "");
+    fake_call_piece(s, broken ? 0 : 1, "", "", "{", "");
+    if (broken || mixed)
+        fake_call_piece(s, broken ? 0 : 1, "", "", "", "<tool_call>{\"name\":\"now\",{");
+    else
+        fake_call_piece(s, 1, "", "", "}", "");
+    f.reason = broken ? QUIRE__FINISH_REASON__FINISH_STOP : QUIRE__FINISH_REASON__FINISH_TOOL_CALLS;
+    f.n_prompt_tokens = 7;
+    f.n_completion_tokens = 20;
+    Quire__GenerateEvent ev = QUIRE__GENERATE_EVENT__INIT;
+    ev.kind_case = QUIRE__GENERATE_EVENT__KIND_FINISHED;
+    ev.finished = &f;
+    fake_send(s, &ev);
+    rpc_stream_finish(s, RPC_OK, "");
+}
+
 static inline void fake_park(struct fake_engine *f, struct rpc_stream *s)
 {
     pthread_mutex_lock(&f->lock);
@@ -158,6 +222,8 @@ static inline void fake_message(struct rpc_stream *s, const void *data, size_t n
         fake_started(s, 7);
         fake_delta(s, 0, "w0 ", 100, UINT32_MAX);
         rpc_stream_finish(s, RPC_UNAVAILABLE, "gone");
+    } else if (strstr(script, "CALLS") || strstr(script, "MIXED") || strstr(script, "BROKEN")) {
+        fake_calls(s, script);
     } else if (strstr(script, "FLOOD")) {
         fake_started(s, 7);
         fake_flood(s, c);

@@ -611,6 +611,123 @@ static void test_logprobs(void **state)
     jv_free(v);
 }
 
+#define ASK(what, rest)                                                                            \
+    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"" what "\"}]," rest           \
+    "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"weather\"}}]}"
+
+static void test_tool_calls(void **state)
+{
+    (void)state;
+    assert_int_equal(post(CHAT, ASK("CALLS", "")), 200);
+    assert_true(last()->parse_tools && !last()->no_reasoning_parse);
+    struct jv *v = json_of();
+    expect_str(v, "choices.0.finish_reason", "tool_calls");
+    struct jv *m = dig(v, "choices.0.message");
+    assert_non_null(jv_get(m, "content"));
+    assert_true(jv_is(jv_get(m, "content"), JV_NULL));
+    expect_str(m, "reasoning_content", "They want the weather.");
+    expect_str(m, "reasoning", "They want the weather.");
+    assert_int_equal(jv_len(jv_get(m, "tool_calls")), 2);
+    expect_str(m, "tool_calls.0.id", "call_a");
+    expect_str(m, "tool_calls.0.type", "function");
+    expect_str(m, "tool_calls.0.function.name", "weather");
+    expect_str(m, "tool_calls.0.function.arguments", "{\"city\":\"Bern\"}");
+    expect_str(m, "tool_calls.1.function.arguments", "{}");
+    expect_int(v, "usage.completion_tokens", 20);
+    jv_free(v);
+    /* A call that broke off is text again, beside one that did not. */
+    assert_int_equal(post(CHAT, ASK("MIXED", "\"include_reasoning\":false,")), 200);
+    v = json_of();
+    expect_str(v, "choices.0.finish_reason", "tool_calls");
+    expect_str(v, "choices.0.message.content", "I'll look. <tool_call>{\"name\":\"now\",{");
+    assert_int_equal(jv_len(dig(v, "choices.0.message.tool_calls")), 1);
+    jv_free(v);
+    assert_int_equal(post(CHAT, ASK("BROKEN", "")), 200);
+    v = json_of();
+    expect_str(v, "choices.0.finish_reason", "stop");
+    expect_str(v, "choices.0.message.content", "<tool_call>{\"name\":\"now\",{");
+    assert_null(dig(v, "choices.0.message.tool_calls"));
+    assert_null(dig(v, "choices.0.message.reasoning_content"));
+    jv_free(v);
+    /* Wishes. */
+    assert_int_equal(post(CHAT, ASK("CALLS", "\"parallel_tool_calls\":false,"
+                                             "\"include_reasoning\":false,")),
+                     200);
+    v = json_of();
+    assert_int_equal(jv_len(dig(v, "choices.0.message.tool_calls")), 1);
+    assert_null(dig(v, "choices.0.message.reasoning_content"));
+    jv_free(v);
+    assert_int_equal(post(CHAT, ASK("x", "\"tool_choice\":\"none\",")), 200);
+    assert_true(!last()->parse_tools && *last()->tools_json);
+    assert_int_equal(post(CHAT, ASK("x", "\"tool_choice\":\"auto\",")), 200);
+    assert_true(last()->parse_tools);
+    assert_int_equal(post(CHAT, ASK("x", "\"reasoning_format\":\"none\",")), 200);
+    assert_true(last()->no_reasoning_parse);
+    assert_int_equal(post(CHAT, ASK("x", "\"separate_reasoning\":false,")), 200);
+    assert_true(last()->no_reasoning_parse);
+    assert_int_equal(post(CHAT, "{\"model\":\"m\"," USER "}"), 200);
+    assert_false(last()->parse_tools);
+    expect_error(CHAT, ASK("x", "\"reasoning_format\":\"odd\","), 400, "reasoning_format", NULL);
+    expect_error(CHAT, ASK("x", "\"parallel_tool_calls\":3,"), 400, "parallel_tool_calls",
+                 "invalid_type");
+    expect_error(CHAT,
+                 ASK("x", "\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":"
+                          "\"weather\"}},"),
+                 400, "tool_choice", "unsupported_value");
+}
+
+static void test_tool_calls_stream(void **state)
+{
+    (void)state;
+    const char *ev[64];
+    char reasoning[64] = "", arguments[2][64] = {"", ""};
+    int begun[2] = {0, 0};
+    assert_int_equal(post(CHAT, ASK("CALLS", "\"stream\":true,")), 200);
+    size_t n = split_events(body_of(), ev, 64);
+    assert_int_equal(n, 1 + 2 + 3 + 3 + 1 + 1);
+    for (size_t i = 1; i + 2 < n; i++) {
+        struct jv *v = parse(ev[i]), *delta = dig(v, "choices.0.delta");
+        assert_true(jv_is(dig(v, "choices.0.finish_reason"), JV_NULL));
+        if (i <= 2) {
+            assert_int_equal(jv_len(delta), 2);
+            strcat(reasoning, jv_str(jv_get(delta, "reasoning_content"), ""));
+            expect_str(delta, "reasoning", jv_str(jv_get(delta, "reasoning_content"), "?"));
+        } else {
+            struct jv *t = dig(delta, "tool_calls.0");
+            assert_true(jv_len(delta) == 1 && jv_len(jv_get(delta, "tool_calls")) == 1);
+            int64_t k = jv_int(jv_get(t, "index"), 9);
+            assert_in_range(k, 0, 1);
+            strcat(arguments[k], jv_str(dig(t, "function.arguments"), "(none)"));
+            if (jv_get(t, "id")) {
+                expect_str(t, "type", "function");
+                expect_str(t, "function.name", k ? "now" : "weather");
+                expect_str(t, "function.arguments", "");
+                begun[k]++;
+            } else {
+                assert_int_equal(jv_len(t), 2);
+                assert_int_equal(jv_len(jv_get(t, "function")), 1);
+            }
+        }
+        jv_free(v);
+    }
+    assert_string_equal(reasoning, "They want the weather.");
+    assert_string_equal(arguments[0], "{\"city\":\"Bern\"}");
+    assert_string_equal(arguments[1], "{}");
+    assert_true(begun[0] == 1 && begun[1] == 1);
+    struct jv *v = parse(ev[n - 2]);
+    expect_str(v, "choices.0.finish_reason", "tool_calls");
+    assert_int_equal(jv_len(dig(v, "choices.0.delta")), 0);
+    jv_free(v);
+    post(CHAT, ASK("CALLS", "\"stream\":true,\"parallel_tool_calls\":false,"));
+    assert_int_equal(split_events(body_of(), ev, 64), 1 + 2 + 3 + 1 + 1);
+    post(CHAT, ASK("BROKEN", "\"stream\":true,"));
+    n = split_events(body_of(), ev, 64);
+    assert_int_equal(n, 1 + 2 + 1 + 1);
+    v = parse(ev[n - 2]);
+    expect_str(v, "choices.0.finish_reason", "stop");
+    jv_free(v);
+}
+
 static void test_completions(void **state)
 {
     (void)state;
@@ -858,6 +975,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_bodies, setup, teardown),
         cmocka_unit_test_setup_teardown(test_chat_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_logprobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tool_calls, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tool_calls_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_completions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keepalive, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_leaves, setup, teardown),
