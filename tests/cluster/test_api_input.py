@@ -129,6 +129,22 @@ def test_stream_equals_whole_answer_and_ends_properly(story):
     assert reasons.count("length") == 1
 
 
+def test_a_model_without_tools_answers_when_offered_some(story):
+    body = {**CHAT, "max_tokens": 12, "temperature": 0}
+    plain = story.post("/v1/chat/completions", body).json["choices"][0]
+    body["tools"] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    for choice in ("auto", "none"):
+        r = story.post("/v1/chat/completions", {**body, "tool_choice": choice})
+        assert r.status == 200, r.body
+        assert r.json["choices"][0] == plain
+    events = list(story.stream("/v1/chat/completions", body))
+    assert events[-1] == "[DONE]"
+    choices = [c for e in events[:-1] for c in e["choices"]]
+    text = "".join(c["delta"].get("content") or "" for c in choices)
+    assert text == plain["message"]["content"]
+    assert choices[-1]["finish_reason"] == plain["finish_reason"] == "length"
+
+
 def test_a_client_that_leaves_stops_the_work(story):
     from quire_cluster import wait_for
     conn = http.client.HTTPConnection(story.host, story.port)
