@@ -37,6 +37,17 @@ def test_streamed_chat_equals_the_whole(client):
     assert usage.completion_tokens > 0
 
 
+def test_tools_may_be_offered(client):
+    tools = [{"type": "function", "function": {
+        "name": "get_weather", "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+    r = client.chat.completions.create(model="smollm2", messages=CHAT, temperature=0,
+                                       max_tokens=40, tools=tools)
+    message = r.choices[0].message
+    assert message.content or message.tool_calls
+    assert (r.choices[0].finish_reason == "tool_calls") == bool(message.tool_calls)
+
+
 def test_logprobs_and_choices(client):
     r = client.chat.completions.create(model="smollm2", messages=CHAT, temperature=0,
                                        max_tokens=5, logprobs=True, top_logprobs=3)

@@ -24,6 +24,7 @@ struct engine_service {
     struct engine_service_config cfg;
     struct text_pool *pool;
     const char *bos, *eos; /* texts, "" if none */
+    bool think_control;    /* the marks of reasoning are control tokens */
 };
 
 /* An event that did not fit into the stream's queue. */
@@ -79,6 +80,9 @@ int engine_service_open(struct engine_service **out, const struct engine_service
     uint32_t bos = tokenizer_bos(cfg->tok), eos = tokenizer_eos(cfg->tok);
     s->bos = bos != TOKEN_NONE ? tokenizer_text(cfg->tok, bos) : "";
     s->eos = eos != TOKEN_NONE ? tokenizer_text(cfg->tok, eos) : "";
+    for (uint32_t i = 0; cfg->format && !s->think_control && i < tokenizer_n_vocab(cfg->tok); i++)
+        s->think_control = tokenizer_is_control(cfg->tok, i) &&
+                           outparse_marks_reasoning(cfg->format, tokenizer_text(cfg->tok, i));
     int rc = text_pool_open(&s->pool, TEXT_THREADS, TEXT_JOBS, e);
     if (rc != 0) {
         free(s);
@@ -578,8 +582,11 @@ static void run_generate(struct text_job *j)
     if (rc == 0)
         rc = open_answers(g, &text, &e);
     if (rc == 0) {
-        /* Families write their marks as control tokens; "generic" has only plain ones. */
-        cfg.show_special = g->n_answers > 0 && strcmp(s->cfg.format, "generic") != 0;
+        /* Marks may be control tokens. Others stay unseen, so none is shown that nobody takes
+         * out; "generic" has only plain marks. */
+        cfg.show_special =
+            g->n_answers > 0 && strcmp(s->cfg.format, "generic") != 0 &&
+            ((q->parse_tools && *q->tools_json) || (!q->no_reasoning_parse && s->think_control));
         cfg.prompt = ids.ids;
         cfg.n_prompt = ids.n;
         cfg.prompt_text = buf_cstr(&text);

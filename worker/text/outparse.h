@@ -58,6 +58,8 @@ const char *outparse_format_name(size_t i);
 const char *outparse_detect(const char *template_text, size_t n);
 /* Has `prompt` opened the reasoning block of this format without closing it? */
 bool outparse_prompt_opens(const char *format, const char *prompt, size_t n);
+/* Is `token` (the text of a special token) part of the marks of this format's reasoning? */
+bool outparse_marks_reasoning(const char *format, const char *token);
 /* Does generated `text` close a reasoning block that it did not open? */
 bool outparse_text_closes(const char *format, const char *text, size_t n);
 

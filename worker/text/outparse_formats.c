@@ -367,6 +367,21 @@ bool outparse_prompt_opens(const char *format, const char *prompt, size_t n)
     return true;
 }
 
+bool outparse_marks_reasoning(const char *format, const char *token)
+{
+    const struct op_format *f = op_format_find(format);
+    if (!f || strlen(token) < 3)
+        return false;
+    for (const struct op_trigger *t = f->triggers; t->mark; t++) {
+        bool think = t->flags & OT_THINK;
+        if ((think || t->step == op_step_harmony) && strstr(t->mark, token))
+            return true;
+        if (think && t->arg && strstr(t->arg, token))
+            return true;
+    }
+    return f->think_end && strstr(f->think_end, token);
+}
+
 bool outparse_text_closes(const char *format, const char *text, size_t n)
 {
     const struct op_format *f = op_format_find(format);

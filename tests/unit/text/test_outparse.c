@@ -540,6 +540,28 @@ static void test_detect(void **st)
     assert_int_equal(bad, 0);
 }
 
+static void test_reasoning_marks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format, *token;
+        bool is;
+    } cases[] = {{"hermes", "<think>", true},
+                 {"hermes", "</think>", true},
+                 {"hermes", "<tool_call>", false},
+                 {"mistral", "[THINK]", true},
+                 {"mistral", "[/THINK]", true},
+                 {"mistral", "[TOOL_CALLS]", false},
+                 {"gpt_oss", "<|channel|>", true},
+                 {"gemma4", "<|channel>", true},
+                 {"llama3", "<|python_tag|>", false},
+                 {"none", "<think>", false},
+                 {"hermes", "", false},
+                 {"nosuch", "<think>", false}};
+    for (size_t i = 0; i < NUM_COUNT(cases); i++)
+        assert_int_equal(outparse_marks_reasoning(cases[i].format, cases[i].token), cases[i].is);
+}
+
 static int setup(void **st)
 {
     struct err e;
@@ -562,6 +584,6 @@ int main(void)
         cmocka_unit_test(test_harmony),       cmocka_unit_test(test_xml),
         cmocka_unit_test(test_python_gemma),  cmocka_unit_test(test_reasoning),
         cmocka_unit_test(test_hostile),       cmocka_unit_test(test_bfcl),
-        cmocka_unit_test(test_detect)};
+        cmocka_unit_test(test_detect),        cmocka_unit_test(test_reasoning_marks)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
