@@ -493,7 +493,7 @@ static void test_pause(void **state)
                            .n_pages = 16,
                            .max_rows = 64,
                            .max_seqs = 4,
-                           .pause_limit_ms = 300,
+                           .pause_limit_ms = 60000,
                            .never_eog = true};
     struct rig r;
     rig_open(&r, c);
@@ -523,7 +523,10 @@ static void test_pause(void **state)
     assert_same_answer(want, g);
     got_free(g);
     got_free(want);
+    rig_close(&r);
     /* Never resumed: it fails after the limit. */
+    c.pause_limit_ms = 300;
+    rig_open(&r, c);
     assert_int_equal(ask_submit(r.en, &a, &g, &e), 0);
     pthread_mutex_lock(&g->lock);
     g->pause_next = true;
