@@ -69,8 +69,9 @@ static int ask(struct talk *t, const struct jv *messages, const char *prompt, st
         jv_set(body, "prompt", jv_new_str(prompt));
     if (t->max_tokens > 0)
         jv_set(body, "max_tokens", jv_new_int(t->max_tokens));
-    if (t->temperature >= 0)
-        jv_set(body, "temperature", jv_new_real(t->temperature));
+    /* The API's default of 1 suits large models; people here often meet small ones. */
+    jv_set(body, "temperature", jv_new_real(t->temperature));
+    jv_set(body, "top_p", jv_new_real(0.9));
     if (t->seed >= 0)
         jv_set(body, "seed", jv_new_int(t->seed));
     jv_set(body, "stream", jv_new_bool(t->stream));
@@ -206,12 +207,12 @@ static int converse(struct talk *t, struct err *e)
 static int talk_main(int argc, char **argv, bool chat)
 {
     struct talk t = {
-        .stream = true, .max_tokens = 512, .temperature = -1, .seed = -1, .chat = chat};
+        .stream = true, .max_tokens = 512, .temperature = 0.4, .seed = -1, .chat = chat};
     const struct opt opts[] = {
         {"model-uid", "u", OPT_STR, &t.uid, "UID", "which model (default: the only one)", 0, 0},
         {"max-tokens", NULL, OPT_INT, &t.max_tokens, "N", "longest answer (default 512)", 1, 1e9},
-        {"temperature", NULL, OPT_NUM, &t.temperature, "T", "0 always takes the likeliest token", 0,
-         2},
+        {"temperature", NULL, OPT_NUM, &t.temperature, "T",
+         "0 always takes the likeliest token (default 0.4)", 0, 2},
         {"seed", NULL, OPT_INT, &t.seed, "N", "the same seed gives the same answer", 0, 9e15},
         {"stream", NULL, OPT_BOOL, &t.stream, "BOOL", "print as it comes (default true)", 0, 0},
         {"system", NULL, OPT_STR, &t.system, "TEXT", "system message of a chat", 0, 0},
