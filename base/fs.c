@@ -99,26 +99,28 @@ int fs_mkdirs(const char *path, struct err *e)
     return rc;
 }
 
+int fs_read_fd(struct buf *b, int fd, const char *what, struct err *e)
+{
+    char chunk[16384];
+    for (;;) {
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_sys(e, "cannot read %s", what);
+        if (n == 0)
+            return 0;
+        if (buf_put(b, chunk, (size_t)n) != 0)
+            return err_set(e, Q_EINVAL, "%s is larger than %zu bytes", what, b->max);
+    }
+}
+
 int fs_read(struct buf *b, const char *path, struct err *e)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return err_sys(e, "cannot open %s", path);
-    int rc = 0;
-    for (;;) {
-        char chunk[16384];
-        ssize_t n = read(fd, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            rc = err_sys(e, "cannot read %s", path);
-        if (n <= 0)
-            break;
-        if (buf_put(b, chunk, (size_t)n) != 0) {
-            rc = err_set(e, Q_EINVAL, "%s is larger than %zu bytes", path, b->max);
-            break;
-        }
-    }
+    int rc = fs_read_fd(b, fd, path, e);
     close(fd);
     return rc;
 }

@@ -20,6 +20,8 @@ Q_MUST_CHECK int fs_mkdirs(const char *path, struct err *e);
 bool fs_exists(const char *path);
 /* Whole file; fails with Q_EINVAL when larger than b->max. */
 Q_MUST_CHECK int fs_read(struct buf *b, const char *path, struct err *e);
+/* The same from an open file or pipe to its end; `what` names it in errors. The fd stays open. */
+Q_MUST_CHECK int fs_read_fd(struct buf *b, int fd, const char *what, struct err *e);
 /* Replace path with the bytes: temporary file beside it, fsync, rename. */
 Q_MUST_CHECK int fs_write_atomic(const char *path, const void *data, size_t n, struct err *e);
 /* Is this text safe as one path component? [A-Za-z0-9._-], no leading dot, 1-128 bytes. */

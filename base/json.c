@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/json.h"
 
+#include "base/fs.h"
 #include "base/utf8.h"
 
 #include <errno.h>
@@ -124,24 +125,10 @@ int jv_parse_nul(struct jv **out, const char *text, size_t len, unsigned max_dep
 int jv_parse_file(struct jv **out, const char *path, size_t max_bytes, struct err *e)
 {
     *out = NULL;
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return err_sys(e, "cannot open %s", path);
     struct buf b;
     buf_init(&b, max_bytes);
-    char chunk[16384];
-    size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        if (buf_put(&b, chunk, n) != 0)
-            break;
-    int bad = ferror(f);
-    fclose(f);
-    int rc;
-    if (bad)
-        rc = err_set(e, Q_EIO, "cannot read %s", path);
-    else if (b.failed)
-        rc = err_set(e, Q_EINVAL, "%s is larger than %zu bytes", path, max_bytes);
-    else if ((rc = jv_parse(out, buf_cstr(&b), b.len, 64, e)) != 0)
+    int rc = fs_read(&b, path, e);
+    if (rc == 0 && (rc = jv_parse(out, buf_cstr(&b), b.len, 64, e)) != 0)
         err_prefix(e, rc, "%s", path);
     buf_fini(&b);
     return rc;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quire logits: what the model says about the next token, as numbers. */
+#include "base/fs.h"
 #include "base/num.h"
 #include "base/opts.h"
 #include "worker/text/tokenizer.h"
@@ -173,14 +174,11 @@ static int show_args(struct cmd *c, int n, char **args, struct err *e)
         for (int i = 0; i < n; i++)
             buf_printf(&text, "%s%s", i ? " " : "", args[i]);
     } else {
-        char chunk[4096];
-        size_t got;
-        while ((got = fread(chunk, 1, sizeof(chunk), stdin)) > 0)
-            buf_put(&text, chunk, got);
+        rc = fs_read_fd(&text, STDIN_FILENO, "the input", e);
         while (text.len > 0 && text.data[text.len - 1] == '\n')
             text.data[--text.len] = 0;
     }
-    if (text.failed)
+    if (rc == 0 && text.failed)
         rc = err_set(e, Q_EINVAL, "the text is too long");
     if (rc == 0)
         rc = show(c, buf_cstr(&text), e);

@@ -2,6 +2,7 @@
 /* tool_parse_output.c - `quire parse-output`: what a reader gets of what a model wrote.
  *
  * Shows the whole answer at once, so a call that broke off is shown as the text it was. */
+#include "base/fs.h"
 #include "base/num.h"
 #include "base/opts.h"
 #include "base/utf8.h"
@@ -9,7 +10,6 @@
 #include "worker/tools/jsonl.h"
 #include "worker/tools/tools.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,22 +153,6 @@ static int parse_line(void *ctx, const struct jv *req, struct buf *out, struct e
 
 /* ---- for a person ---- */
 
-static int read_stdin(struct buf *b, struct err *e)
-{
-    char chunk[16384];
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(e, "reading the input");
-        if (n == 0)
-            return 0;
-        if (buf_put(b, chunk, (size_t)n))
-            return err_set(e, Q_EINVAL, "the input is too large");
-    }
-}
-
 static void show(const struct answer *a, struct err *e)
 {
     struct jv *calls = NULL;
@@ -201,7 +185,7 @@ static int parse_text(const struct cmd *c, int n_pos, char **argv, struct err *e
         buf_puts(&text, argv[i]);
     }
     if (n_pos == 0)
-        rc = read_stdin(&text, e);
+        rc = fs_read_fd(&text, STDIN_FILENO, "the input", e);
     if (rc == 0 && text.failed)
         rc = err_set(e, Q_EINVAL, "the text is too large");
     if (rc == 0 && !utf8_valid(buf_cstr(&text), text.len, NULL))

@@ -3,6 +3,7 @@
  *
  * A line's own template is rendered as the reference would, with exactly the variables of the
  * line. The model's template gets the messages in the shape that it wants, as in serving. */
+#include "base/fs.h"
 #include "base/num.h"
 #include "base/opts.h"
 #include "worker/text/chat.h"
@@ -10,7 +11,6 @@
 #include "worker/tools/jsonl.h"
 #include "worker/tools/tools.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,22 +59,6 @@ static int open_model(struct cmd *c, struct err *e)
     gguf_close(g);
     free(path);
     return rc;
-}
-
-static int read_fd(int fd, struct buf *b, struct err *e)
-{
-    char chunk[16384];
-    for (;;) {
-        ssize_t n = read(fd, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(e, "reading the input");
-        if (n == 0)
-            return 0;
-        if (buf_put(b, chunk, (size_t)n))
-            return err_set(e, Q_EINVAL, "the input is too large");
-    }
 }
 
 static const char *token_of(const struct jv *req, const char *key, const char *of_model)
@@ -193,7 +177,7 @@ static struct jv *make_request(const struct cmd *c, int n_pos, char **argv, stru
         buf_puts(&text, argv[i]);
     }
     if (!rc && n_pos == 0)
-        rc = read_fd(STDIN_FILENO, &text, e);
+        rc = fs_read_fd(&text, STDIN_FILENO, "the input", e);
     if (!rc && c->system && push_message(messages, "system", c->system))
         rc = err_set(e, Q_EINVAL, "the system text is not valid UTF-8");
     if (!rc && (text.failed || push_message(messages, "user", buf_cstr(&text))))
@@ -239,12 +223,8 @@ static int template_text(const struct cmd *c, int n_pos, char **argv, struct err
 static int open_file(struct cmd *c, struct err *e)
 {
     struct buf b;
-    FILE *f = fopen(c->file, "rb");
-    if (!f)
-        return err_sys(e, "opening %s", c->file);
     buf_init(&b, 1 << 20);
-    int rc = read_fd(fileno(f), &b, e);
-    fclose(f);
+    int rc = fs_read(&b, c->file, e);
     if (rc == 0 && !(c->template_text = buf_take(&b, NULL)))
         rc = err_set(e, Q_ENOMEM, "out of memory");
     buf_fini(&b);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/fs.h"
 #include "base/num.h"
 #include "base/opts.h"
 #include "worker/text/tokenizer.h"
@@ -66,22 +67,6 @@ static int finish(struct cmd *c, const char *name, int rc, const struct err *e)
         return 0;
     fprintf(stderr, "%s: %s\n", name, rc ? e->msg : "cannot write the output");
     return rc == Q_EINVAL ? 2 : 1; /* the model is open: what is invalid came from the user */
-}
-
-static int read_stdin(struct buf *b, struct err *e)
-{
-    char chunk[16384];
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, chunk, sizeof(chunk));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(e, "reading stdin");
-        if (n == 0)
-            return 0;
-        if (buf_put(b, chunk, (size_t)n))
-            return err_set(e, Q_EINVAL, "the input is too large");
-    }
 }
 
 /* ---- tokenize ---- */
@@ -183,7 +168,7 @@ int tool_tokenize(int argc, char **argv)
     } else {
         struct buf text;
         buf_init(&text, MAX_TEXT);
-        rc = n_pos == 0 ? read_stdin(&text, &e) : 0;
+        rc = n_pos == 0 ? fs_read_fd(&text, STDIN_FILENO, "the input", &e) : 0;
         for (int i = 1; i <= n_pos; i++) {
             if (i > 1)
                 buf_putc(&text, ' ');
@@ -254,7 +239,7 @@ static int detokenize_args(const struct cmd *c, int n_pos, char **argv, struct e
     buf_init(&in, MAX_TEXT);
     buf_init(&text, MAX_TEXT);
     if (n_pos == 0) {
-        rc = read_stdin(&in, e);
+        rc = fs_read_fd(&in, STDIN_FILENO, "the input", e);
         if (rc == 0)
             rc = parse_ids(buf_cstr(&in), &ids, e);
     }

@@ -8,8 +8,8 @@
 
 #include "base/err.h"
 
-/* The file of a model: an existing path, else that of a registered name, else NAME.gguf or the one file NAME*.gguf in
- * <share>/models, else somewhere below <home>/models. *path is malloc'ed. */
+/* The file of a model: an existing path, else that of a registered name, else NAME.gguf or the
+ * one file NAME*.gguf in <share>/models, else somewhere below <home>/models. *path is malloc'ed. */
 Q_MUST_CHECK int tools_model_path(const char *name, char **path, struct err *e);
 
 int tool_inspect(int argc, char **argv);
