@@ -41,128 +41,21 @@ INLINE __m256i bcast4(const int8_t *p)
     return _mm256_set1_epi32(v);
 }
 
-/* Move the bit field at pos of every byte to bit 4; neighbours' bits are masked off later. */
-INLINE __m256i to_bit4(__m256i v, unsigned pos)
-{
-    switch (pos) {
-    case 0:
-        return _mm256_slli_epi16(v, 4);
-    case 1:
-        return _mm256_slli_epi16(v, 3);
-    case 2:
-        return _mm256_slli_epi16(v, 2);
-    case 3:
-        return _mm256_slli_epi16(v, 1);
-    case 5:
-        return _mm256_srli_epi16(v, 1);
-    case 6:
-        return _mm256_srli_epi16(v, 2);
-    case 7:
-        return _mm256_srli_epi16(v, 3);
-    default:
-        return v;
-    }
-}
-
-INLINE __m256i and_or(__m256i a, __m256i mask, __m256i c)
-{
-    return _mm256_or_si256(_mm256_and_si256(a, mask), c);
-}
-
-/* Codes of columns 8g..8g+3 and 8g+4..8g+7 of 8 rows. */
-INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, __m256i *lo,
-                     __m256i *hi)
-{
-    if (s.bits == 8) {
-        *lo = load_codes(low + 64 * g);
-        *hi = load_codes(low + 64 * g + 32);
-        return;
-    }
-    const __m256i nibble = _mm256_set1_epi8(15);
-    __m256i v = load_codes(low + 32 * g);
-    *lo = _mm256_and_si256(v, nibble);
-    *hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble);
-    if (s.bits == 5) {
-        const __m256i bit = _mm256_set1_epi8(0x10);
-        __m256i h = load_codes(low + 128);
-        *lo = and_or(to_bit4(h, 2 * g), bit, *lo);
-        *hi = and_or(to_bit4(h, 2 * g + 1), bit, *hi);
-    }
-    if (s.bits == 6) {
-        const __m256i bits = _mm256_set1_epi8(0x30);
-        __m256i h = load_codes(low + 128 + 32 * (g / 2));
-        *lo = and_or(to_bit4(h, 4 * (g % 2)), bits, *lo);
-        *hi = and_or(to_bit4(h, 4 * (g % 2) + 2), bits, *hi);
-    }
-    if (s.iq4) {
-        const __m256i values = _mm256_broadcastsi128_si256(_mm_xor_si128(
-            _mm_loadu_si128((const __m128i *)(const void *)qtype_iq4_values), _mm_set1_epi8(-128)));
-        *lo = _mm256_shuffle_epi8(values, *lo);
-        *hi = _mm256_shuffle_epi8(values, *hi);
-    }
-}
-
-INLINE bool halves(const struct kern_shape s)
-{
-    return s.scales == KERN_K16 || s.scales == KERN_K16M;
-}
-
-/* What the integer sum starts with: minus the offset times the sum of the activations. */
-INLINE __m256i start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
-{
-    switch (s.offset) {
-    case 4:
-        return _mm256_srai_epi32(_mm256_set1_epi32(a->x32[half]), 3);
-    case 8:
-        return _mm256_set1_epi32(a->x8);
-    case 16:
-        return _mm256_set1_epi32(a->x16);
-    case 32:
-        return _mm256_set1_epi32(a->x32[half]);
-    case 128:
-        return _mm256_set1_epi32(a->x128);
-    default:
-        return _mm256_setzero_si256();
-    }
-}
-
-struct scales {
-    __m256 scale[2], min[2];
-};
-
-INLINE struct scales load_scales(const struct kern_shape s, __m256 d, __m256 dmin, const uint8_t *p)
-{
-    struct scales w;
-    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = _mm256_setzero_ps();
-    switch (s.scales) {
-    case KERN_D:
-        w.scale[0] = load_half(p);
-        break;
-    case KERN_DM:
-        w.scale[0] = load_half(p);
-        w.min[0] = load_half(p + 2 * R);
-        break;
-    case KERN_KDM:
-        w.scale[0] = _mm256_mul_ps(d, load_u8(p));
-        w.min[0] = _mm256_mul_ps(dmin, load_u8(p + R));
-        break;
-    case KERN_K32:
-        w.scale[0] = _mm256_mul_ps(d, load_i8(p));
-        break;
-    case KERN_K16:
-        w.scale[0] = _mm256_mul_ps(d, load_i8(p));
-        w.scale[1] = _mm256_mul_ps(d, load_i8(p + R));
-        break;
-    case KERN_K16M: /* the sums come times -32: so do not the minima */
-        w.scale[0] = _mm256_mul_ps(d, load_u8(p));
-        w.scale[1] = _mm256_mul_ps(d, load_u8(p + R));
-        dmin = _mm256_mul_ps(dmin, _mm256_set1_ps(-0x1p-5f));
-        w.min[0] = _mm256_mul_ps(dmin, load_u8(p + 2 * R));
-        w.min[1] = _mm256_mul_ps(dmin, load_u8(p + 3 * R));
-        break;
-    }
-    return w;
-}
+#define vi_load               load_codes
+#define vi_and                _mm256_and_si256
+#define vi_and_or(a, mask, c) _mm256_or_si256(_mm256_and_si256(a, mask), c)
+#define vi_shl16              _mm256_slli_epi16
+#define vi_shr16              _mm256_srli_epi16
+#define vi_sra32              _mm256_srai_epi32
+#define vi_set8               _mm256_set1_epi8
+#define vi_set32              _mm256_set1_epi32
+#define vi_table              _mm256_broadcastsi128_si256
+#define vi_lookup             _mm256_shuffle_epi8
+#define vf_set                _mm256_set1_ps
+#define vf_mul                _mm256_mul_ps
+typedef __m256 vf;
+typedef __m256i vi;
+#include "quant/kern_simd.h"
 
 INLINE __m256i dot2(__m256i lo, __m256i hi, const int8_t *q)
 {
@@ -431,31 +324,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
     }
 }
 
-#define SHAPE_MUL(name, bits, scales, offset, iq4)                                                 \
-    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
-                           uint32_t n_tokens, float *out, size_t ld_out)                           \
-    {                                                                                              \
-        const struct kern_shape s = KERN_SHAPE_VALUE(name, bits, scales, offset, iq4);             \
-        shape_mul(s, panel, cols, n_rows, acts, n_tokens, out, ld_out);                            \
-    }
-KERN_SHAPES(SHAPE_MUL)
-
-#define PLAIN_MUL(name)                                                                            \
-    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
-                           uint32_t n_tokens, float *out, size_t ld_out)                           \
-    {                                                                                              \
-        plain_mul(QT_##name, panel, cols, n_rows, acts, n_tokens, out, ld_out);                    \
-    }
-PLAIN_MUL(F32)
-PLAIN_MUL(F16)
-PLAIN_MUL(BF16)
-
-void kern_rows_avx2(struct kern_rows *rows)
-{
-#define SET(name, bits, scales, offset, iq4)                                                       \
-    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
-    KERN_SHAPES(SET)
-    kern_rows_set(rows, QT_F32, R, KERN_ACT_F32, act_f32, mul_F32);
-    kern_rows_set(rows, QT_F16, R, KERN_ACT_F32, act_f32, mul_F16);
-    kern_rows_set(rows, QT_BF16, R, KERN_ACT_F32, act_f32, mul_BF16);
-}
+KERN_DEFINE_ROWS(kern_rows_avx2)

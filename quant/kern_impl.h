@@ -153,4 +153,35 @@ void kern_rows_avx512(struct kern_rows *rows);
 
 extern const struct kern_vec kern_vec_ref, kern_vec_avx2, kern_vec_avx512;
 
+/* The end of each level's file: panel_mul of every type from the level's shape_mul and plain_mul,
+ * and the function that puts them, act_q8 and act_f32 into the table. */
+#define KERN_SHAPE_MUL(name, bits, scales, offset, iq4)                                            \
+    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
+                           uint32_t n_tokens, float *out, size_t ld_out)                           \
+    {                                                                                              \
+        const struct kern_shape s = KERN_SHAPE_VALUE(name, bits, scales, offset, iq4);             \
+        shape_mul(s, panel, cols, n_rows, acts, n_tokens, out, ld_out);                            \
+    }
+#define KERN_PLAIN_MUL(name)                                                                       \
+    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
+                           uint32_t n_tokens, float *out, size_t ld_out)                           \
+    {                                                                                              \
+        plain_mul(QT_##name, panel, cols, n_rows, acts, n_tokens, out, ld_out);                    \
+    }
+#define KERN_SHAPE_ROW(name, bits, scales, offset, iq4)                                            \
+    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
+#define KERN_PLAIN_ROW(name) kern_rows_set(rows, QT_##name, R, KERN_ACT_F32, act_f32, mul_##name);
+#define KERN_DEFINE_ROWS(function)                                                                 \
+    KERN_SHAPES(KERN_SHAPE_MUL)                                                                    \
+    KERN_PLAIN_MUL(F32)                                                                            \
+    KERN_PLAIN_MUL(F16)                                                                            \
+    KERN_PLAIN_MUL(BF16)                                                                           \
+    void function(struct kern_rows *rows)                                                          \
+    {                                                                                              \
+        KERN_SHAPES(KERN_SHAPE_ROW)                                                                \
+        KERN_PLAIN_ROW(F32)                                                                        \
+        KERN_PLAIN_ROW(F16)                                                                        \
+        KERN_PLAIN_ROW(BF16)                                                                       \
+    }
+
 #endif

@@ -124,10 +124,10 @@ static float block_dot(const struct kern_shape *s, const struct scales *w, const
     return fmaf(t, a->d, acc);
 }
 
-static void shape_mul(const struct kern_shape *s, const uint8_t *panel, uint32_t cols,
-                      uint32_t n_rows, const struct kern_act *acts, uint32_t n_tokens, float *out,
-                      size_t ld_out)
+static void shape_mul(struct kern_shape shape, const uint8_t *panel, uint32_t cols, uint32_t n_rows,
+                      const struct kern_act *acts, uint32_t n_tokens, float *out, size_t ld_out)
 {
+    const struct kern_shape *s = &shape;
     const uint32_t super = kern_super_cols(s);
     const size_t head_bytes = kern_head_bytes(s, R), scale_bytes = kern_scale_bytes(s, R);
     const size_t block_bytes = scale_bytes + kern_code_bytes(s, R);
@@ -175,31 +175,4 @@ static void plain_mul(enum qtype type, const uint8_t *panel, uint32_t cols, uint
     }
 }
 
-#define SHAPE_MUL(name, bits, scales, offset, iq4)                                                 \
-    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
-                           uint32_t n_tokens, float *out, size_t ld_out)                           \
-    {                                                                                              \
-        const struct kern_shape s = KERN_SHAPE_VALUE(name, bits, scales, offset, iq4);             \
-        shape_mul(&s, panel, cols, n_rows, acts, n_tokens, out, ld_out);                           \
-    }
-KERN_SHAPES(SHAPE_MUL)
-
-#define PLAIN_MUL(name)                                                                            \
-    static void mul_##name(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,    \
-                           uint32_t n_tokens, float *out, size_t ld_out)                           \
-    {                                                                                              \
-        plain_mul(QT_##name, panel, cols, n_rows, acts, n_tokens, out, ld_out);                    \
-    }
-PLAIN_MUL(F32)
-PLAIN_MUL(F16)
-PLAIN_MUL(BF16)
-
-void kern_rows_ref(struct kern_rows *rows)
-{
-#define SET(name, bits, scales, offset, iq4)                                                       \
-    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
-    KERN_SHAPES(SET)
-    kern_rows_set(rows, QT_F32, R, KERN_ACT_F32, act_f32, mul_F32);
-    kern_rows_set(rows, QT_F16, R, KERN_ACT_F32, act_f32, mul_F16);
-    kern_rows_set(rows, QT_BF16, R, KERN_ACT_F32, act_f32, mul_BF16);
-}
+KERN_DEFINE_ROWS(kern_rows_ref)

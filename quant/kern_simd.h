@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kern_simd.h - unpacking of panels of R rows, for kern_avx2.c and kern_avx512.c.
+ *
+ * The including file defines R (rows of a panel, one per 32-bit lane), the types vf (R floats)
+ * and vi (4 R bytes), and vi_load, vi_and, vi_and_or(a, mask, c) = (a & mask) | c, vi_shl16,
+ * vi_shr16, vi_sra32 (by a constant), vi_set8, vi_set32, vi_lookup(table of 16, indices),
+ * vi_table (16 bytes to every lane of 128 bits), vf_set, vf_mul, and load_half, load_u8,
+ * load_i8 (R values as floats). The layout is kern_impl.h's. */
+
+/* Move the bit field at pos of every byte to bit 4; neighbours' bits are masked off later. */
+INLINE vi to_bit4(vi v, unsigned pos)
+{
+    switch (pos) {
+    case 0:
+        return vi_shl16(v, 4);
+    case 1:
+        return vi_shl16(v, 3);
+    case 2:
+        return vi_shl16(v, 2);
+    case 3:
+        return vi_shl16(v, 1);
+    case 5:
+        return vi_shr16(v, 1);
+    case 6:
+        return vi_shr16(v, 2);
+    case 7:
+        return vi_shr16(v, 3);
+    default:
+        return v;
+    }
+}
+
+/* Codes of columns 8g..8g+3 and 8g+4..8g+7 of R rows. */
+INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, vi *lo, vi *hi)
+{
+    if (s.bits == 8) {
+        *lo = vi_load(low + 8 * R * g);
+        *hi = vi_load(low + 8 * R * g + 4 * R);
+        return;
+    }
+    const vi nibble = vi_set8(15);
+    vi v = vi_load(low + 4 * R * g);
+    *lo = vi_and(v, nibble);
+    *hi = vi_and(vi_shr16(v, 4), nibble);
+    if (s.bits == 5) {
+        const vi bit = vi_set8(0x10);
+        vi h = vi_load(low + 16 * R);
+        *lo = vi_and_or(to_bit4(h, 2 * g), bit, *lo);
+        *hi = vi_and_or(to_bit4(h, 2 * g + 1), bit, *hi);
+    }
+    if (s.bits == 6) {
+        const vi bits = vi_set8(0x30);
+        vi h = vi_load(low + 16 * R + 4 * R * (g / 2));
+        *lo = vi_and_or(to_bit4(h, 4 * (g % 2)), bits, *lo);
+        *hi = vi_and_or(to_bit4(h, 4 * (g % 2) + 2), bits, *hi);
+    }
+    if (s.iq4) {
+        const vi values = vi_table(_mm_xor_si128(
+            _mm_loadu_si128((const __m128i *)(const void *)qtype_iq4_values), _mm_set1_epi8(-128)));
+        *lo = vi_lookup(values, *lo);
+        *hi = vi_lookup(values, *hi);
+    }
+}
+
+INLINE bool halves(const struct kern_shape s)
+{
+    return s.scales == KERN_K16 || s.scales == KERN_K16M;
+}
+
+/* What the integer sum starts with: minus the offset times the sum of the activations. */
+INLINE vi start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
+{
+    switch (s.offset) {
+    case 4:
+        return vi_sra32(vi_set32(a->x32[half]), 3);
+    case 8:
+        return vi_set32(a->x8);
+    case 16:
+        return vi_set32(a->x16);
+    case 32:
+        return vi_set32(a->x32[half]);
+    case 128:
+        return vi_set32(a->x128);
+    default:
+        return vi_set32(0);
+    }
+}
+
+struct scales {
+    vf scale[2], min[2];
+};
+
+INLINE struct scales load_scales(const struct kern_shape s, vf d, vf dmin, const uint8_t *p)
+{
+    struct scales w;
+    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = vf_set(0);
+    switch (s.scales) {
+    case KERN_D:
+        w.scale[0] = load_half(p);
+        break;
+    case KERN_DM:
+        w.scale[0] = load_half(p);
+        w.min[0] = load_half(p + 2 * R);
+        break;
+    case KERN_KDM:
+        w.scale[0] = vf_mul(d, load_u8(p));
+        w.min[0] = vf_mul(dmin, load_u8(p + R));
+        break;
+    case KERN_K32:
+        w.scale[0] = vf_mul(d, load_i8(p));
+        break;
+    case KERN_K16:
+        w.scale[0] = vf_mul(d, load_i8(p));
+        w.scale[1] = vf_mul(d, load_i8(p + R));
+        break;
+    case KERN_K16M: /* the sums come times -32: so do not the minima */
+        w.scale[0] = vf_mul(d, load_u8(p));
+        w.scale[1] = vf_mul(d, load_u8(p + R));
+        dmin = vf_mul(dmin, vf_set(-0x1p-5f));
+        w.min[0] = vf_mul(dmin, load_u8(p + 2 * R));
+        w.min[1] = vf_mul(dmin, load_u8(p + 3 * R));
+        break;
+    }
+    return w;
+}
