@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_models.c - list, terminate, registrations, register, unregister, stop-cluster. */
-#include "base/fs.h"
 #include "client/cli.h"
 #include "client/cli_common.h"
 #include "client/table.h"
@@ -236,21 +235,21 @@ int cli_register(int argc, char **argv)
         return cli_usage(&cmd, &e);
     }
     struct buf text, path;
-    buf_init(&text, 4 << 20);
+    buf_init(&text, 8 << 20);
     buf_init(&path, 1024);
-    struct jv *check = NULL, *body = jv_new_object();
-    if (fs_read(&text, file, &e) != 0 || jv_parse(&check, buf_cstr(&text), text.len, 64, &e) != 0) {
-        err_prefix(&e, Q_EINVAL, "%s", file);
+    struct jv *family = NULL, *body = jv_new_object();
+    if (jv_parse_file(&family, file, 4 << 20, &e) != 0) {
         rc = cli_fail(&e);
         goto done;
     }
-    jv_set(body, "model", jv_new_strn(text.data, text.len));
+    jv_write(&text, family, 0); /* the API wants the description as a text */
+    jv_set(body, "model", jv_new_strn(buf_cstr(&text), text.len));
     jv_set(body, "persist", jv_new_bool(true));
     buf_puts(&path, "/v1/model_registrations/");
     api_client_escape(&path, type);
     rc = simple_call(&conn, "POST", buf_cstr(&path), body);
 done:
-    jv_free(check);
+    jv_free(family);
     jv_free(body);
     buf_fini(&path);
     buf_fini(&text);

@@ -93,6 +93,11 @@ def test_registrations_survive_a_restart(cluster, tmp_path):
     assert cluster.complete("my-story")["text"]
     assert cluster.cli("unregister", "--model-name", "my-story").returncode == 0
     assert "my-story" not in cluster.cli("registrations").stderr
+    r = cluster.cli("register", "--file", tmp_path / "none.json")
+    assert r.returncode == 1 and r.stderr.count("none.json") == 1, "the file is named once"
+    spec.write_text("{")
+    r = cluster.cli("register", "--file", spec)
+    assert r.returncode == 1 and "my.json" in r.stderr and "line 1" in r.stderr
 
 
 def test_no_cluster_says_what_to_do(tmp_path):
