@@ -87,33 +87,6 @@ int buf_printf(struct buf *b, const char *fmt, ...)
     return rc;
 }
 
-int buf_put_utf8(struct buf *b, uint32_t cp)
-{
-    char s[4];
-    if (cp > 0x10FFFF || (cp >= 0xD800 && cp <= 0xDFFF))
-        cp = 0xFFFD;
-    if (cp < 0x80) {
-        s[0] = (char)cp;
-        return buf_put(b, s, 1);
-    }
-    if (cp < 0x800) {
-        s[0] = (char)(0xC0 | (cp >> 6));
-        s[1] = (char)(0x80 | (cp & 63));
-        return buf_put(b, s, 2);
-    }
-    if (cp < 0x10000) {
-        s[0] = (char)(0xE0 | (cp >> 12));
-        s[1] = (char)(0x80 | ((cp >> 6) & 63));
-        s[2] = (char)(0x80 | (cp & 63));
-        return buf_put(b, s, 3);
-    }
-    s[0] = (char)(0xF0 | (cp >> 18));
-    s[1] = (char)(0x80 | ((cp >> 12) & 63));
-    s[2] = (char)(0x80 | ((cp >> 6) & 63));
-    s[3] = (char)(0x80 | (cp & 63));
-    return buf_put(b, s, 4);
-}
-
 void buf_shift(struct buf *b, size_t n)
 {
     if (n == 0)

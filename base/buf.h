@@ -29,8 +29,6 @@ int buf_put(struct buf *b, const void *p, size_t n);
 int buf_puts(struct buf *b, const char *s);
 int buf_putc(struct buf *b, char c);
 int buf_printf(struct buf *b, const char *fmt, ...) Q_PRINTF(2, 3);
-/* Append one Unicode code point as UTF-8; surrogates and values over 10FFFF become U+FFFD. */
-int buf_put_utf8(struct buf *b, uint32_t cp);
 /* Make room for n more bytes without changing len. */
 int buf_reserve(struct buf *b, size_t n);
 /* Remove the first n bytes (n <= len). */

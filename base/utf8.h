@@ -12,6 +12,10 @@
  * complete valid character (also when n is 0). */
 size_t utf8_decode(const char *s, size_t n, uint32_t *cp);
 
+/* Write the character cp to out (4 bytes of room). Returns its bytes (1-4). Surrogates and values
+ * over 10FFFF become U+FFFD. */
+size_t utf8_encode(char *out, uint32_t cp);
+
 /* Is all of s[0..n) valid? If not, *bad_at (may be NULL) is the offset of the first fault. */
 bool utf8_valid(const char *s, size_t n, size_t *bad_at);
 

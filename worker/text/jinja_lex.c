@@ -199,32 +199,6 @@ static unsigned hex_digits(const struct lexer *x, size_t at, size_t end, unsigne
     return n;
 }
 
-static size_t put_utf8(char *to, uint32_t cp)
-{
-    if (cp > 0x10FFFF || (cp >= 0xD800 && cp < 0xE000))
-        cp = 0xFFFD;
-    if (cp < 0x80) {
-        to[0] = (char)cp;
-        return 1;
-    }
-    if (cp < 0x800) {
-        to[0] = (char)(0xC0 | cp >> 6);
-        to[1] = (char)(0x80 | (cp & 63));
-        return 2;
-    }
-    if (cp < 0x10000) {
-        to[0] = (char)(0xE0 | cp >> 12);
-        to[1] = (char)(0x80 | (cp >> 6 & 63));
-        to[2] = (char)(0x80 | (cp & 63));
-        return 3;
-    }
-    to[0] = (char)(0xF0 | cp >> 18);
-    to[1] = (char)(0x80 | (cp >> 12 & 63));
-    to[2] = (char)(0x80 | (cp >> 6 & 63));
-    to[3] = (char)(0x80 | (cp & 63));
-    return 4;
-}
-
 /* One escape at s[at] == '\\'. Returns the offset after it; *n bytes are written to `to`,
  * never more than the escape is long. */
 static size_t lex_escape(struct lexer *x, size_t at, size_t end, char *to, size_t *n)
@@ -246,13 +220,13 @@ static size_t lex_escape(struct lexer *x, size_t at, size_t end, char *to, size_
         size_t p = at + 1;
         while (p < end && p < at + 4 && x->s[p] >= '0' && x->s[p] <= '7')
             v = v * 8 + (uint32_t)(x->s[p++] - '0');
-        *n = put_utf8(to, v);
+        *n = utf8_encode(to, v);
         return p;
     }
     unsigned want = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     uint32_t v;
     if (want && hex_digits(x, at + 2, end, want, &v) == want) {
-        *n = put_utf8(to, v);
+        *n = utf8_encode(to, v);
         return at + 2 + want;
     }
     if (want)

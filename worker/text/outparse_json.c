@@ -3,6 +3,8 @@
  * array or one after the other, behind a mark or bare. */
 #include "worker/text/outparse_int.h"
 
+#include "base/utf8.h"
+
 #include <string.h>
 
 /* ---- a JSON value, byte by byte ---- */
@@ -201,32 +203,6 @@ enum ojs_result ojs_push(struct ojs *j, char c, char out[8], size_t *n)
 
 /* ---- the text of a string ---- */
 
-static size_t put_utf8(char *out, uint32_t cp)
-{
-    if (cp < 0x80) {
-        out[0] = (char)cp;
-        return 1;
-    }
-    if (cp < 0x800) {
-        out[0] = (char)(0xc0 | (cp >> 6));
-        out[1] = (char)(0x80 | (cp & 63));
-        return 2;
-    }
-    if (cp >= 0xd800 && cp < 0xe000)
-        cp = 0xfffd;
-    if (cp < 0x10000) {
-        out[0] = (char)(0xe0 | (cp >> 12));
-        out[1] = (char)(0x80 | ((cp >> 6) & 63));
-        out[2] = (char)(0x80 | (cp & 63));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | (cp >> 18));
-    out[1] = (char)(0x80 | ((cp >> 12) & 63));
-    out[2] = (char)(0x80 | ((cp >> 6) & 63));
-    out[3] = (char)(0x80 | (cp & 63));
-    return 4;
-}
-
 enum ojs_result ostr_push(struct ostr *s, char c, char out[8], size_t *n)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
@@ -240,15 +216,15 @@ enum ojs_result ostr_push(struct ostr *s, char c, char out[8], size_t *n)
             return OJS_MORE;
         s->state = 0;
         if (s->high && s->cp >= 0xdc00 && s->cp < 0xe000) {
-            *n = put_utf8(out, 0x10000 + ((s->high - 0xd800) << 10) + (s->cp - 0xdc00));
+            *n = utf8_encode(out, 0x10000 + ((s->high - 0xd800) << 10) + (s->cp - 0xdc00));
             s->high = 0;
             return OJS_MORE;
         }
         if (s->high)
-            *n = put_utf8(out, 0xfffd);
+            *n = utf8_encode(out, 0xfffd);
         s->high = s->cp >= 0xd800 && s->cp < 0xdc00 ? s->cp : 0;
         if (!s->high)
-            *n += put_utf8(out + *n, s->cp);
+            *n += utf8_encode(out + *n, s->cp);
         return OJS_MORE;
     }
     if (s->state == 1) {
@@ -259,7 +235,7 @@ enum ojs_result ostr_push(struct ostr *s, char c, char out[8], size_t *n)
         if (c == 'u')
             return OJS_MORE;
         if (s->high)
-            *n = put_utf8(out, 0xfffd);
+            *n = utf8_encode(out, 0xfffd);
         s->high = 0;
         if (!at)
             return OJS_BAD;
@@ -271,7 +247,7 @@ enum ojs_result ostr_push(struct ostr *s, char c, char out[8], size_t *n)
         return OJS_MORE;
     }
     if (s->high)
-        *n = put_utf8(out, 0xfffd);
+        *n = utf8_encode(out, 0xfffd);
     s->high = 0;
     if (c == '"')
         return OJS_DONE;

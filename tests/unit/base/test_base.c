@@ -64,11 +64,15 @@ static void test_utf8_is_strict(void **state)
         uint32_t cp = 0;
         assert_int_equal(utf8_decode(good[i].s, strlen(good[i].s), &cp), good[i].used);
         assert_int_equal(cp, good[i].cp);
-        struct buf b;
-        buf_init(&b, 8);
-        buf_put_utf8(&b, cp);
-        assert_string_equal(b.data, good[i].s);
-        buf_fini(&b);
+        char out[4];
+        assert_int_equal(utf8_encode(out, cp), good[i].used);
+        assert_memory_equal(out, good[i].s, good[i].used);
+    }
+    static const uint32_t no_character[] = {0xD800, 0xDFFF, 0x110000, UINT32_MAX};
+    for (size_t i = 0; i < NUM_COUNT(no_character); i++) {
+        char out[4];
+        assert_int_equal(utf8_encode(out, no_character[i]), 3);
+        assert_memory_equal(out, "\xEF\xBF\xBD", 3);
     }
     static const char *const bad[] = {
         "\xC0\x80", "\xC1\xBF",         "\xE0\x80\x80",     "\xED\xA0\x80", /* surrogate */
