@@ -25,6 +25,12 @@ step() { # step NAME COMMAND...: a step that cannot run counts as one failed tes
     fi
 }
 
+skip() { # skip NAME REASON
+    echo "== skipped: $2"
+    echo "<testsuite name=\"$1\"><testcase name=\"$2\"><skipped/></testcase></testsuite>" \
+        > "$results/$1.xml"
+}
+
 build() { # build PRESET [TARGETS...]
     local preset=$1
     shift
@@ -90,6 +96,11 @@ if [ "$quick" != --quick ]; then
     step "address and undefined-behaviour sanitizers" build asan && run_ctest asan
     step "thread sanitizer" build tsan && run_ctest tsan
     step "fuzz targets" build fuzz && fuzz
+    if command -v aarch64-linux-gnu-gcc > /dev/null && command -v qemu-aarch64 > /dev/null; then
+        step "64-bit ARM kernels on an emulator" build aarch64 && run_ctest aarch64
+    else
+        skip aarch64 "64-bit ARM kernels: needs aarch64-linux-gnu-gcc and qemu-aarch64"
+    fi
 fi
 
 python3 tests/tools/summary.py "$results" "${failed_steps[@]}"

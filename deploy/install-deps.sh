@@ -14,6 +14,8 @@ if [ "${1:-}" = --tests ]; then
     want+=(clang-14 libclang-rt-14-dev llvm-14 ccache iproute2 procps curl)
     python3 -m venv --help > /dev/null 2>&1 || want+=(python3-venv)
     python3 -c 'import ensurepip' > /dev/null 2>&1 || want+=(python3-venv)
+    # The kernels for 64-bit ARM are checked on an emulator; on such a machine itself directly.
+    [ "$(uname -m)" != x86_64 ] || want+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
     { command -v node && command -v npm; } > /dev/null 2>&1 || want+=(nodejs npm)
 fi
 

@@ -4,13 +4,13 @@
 
 #include "base/num.h"
 
-#include <cpuid.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static struct kern_rows tables[3];
-static struct kern levels[3];
+static struct kern_rows tables[KERN_LEVELS];
+static struct kern levels[KERN_LEVELS];
 size_t kern_ahead_bytes;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -63,64 +63,46 @@ static const struct kern_type *find_avx512(enum qtype type)
     return find_in(KERN_AVX512, type);
 }
 
-/* The state components that the system saves: bits 1-2 for AVX, 5-7 more for AVX-512. */
-static uint32_t saved_state(void)
+static const struct kern_type *find_neon(enum qtype type)
 {
-    uint32_t lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return lo;
-}
-
-/* What the files of each level are compiled with, no more and no less. */
-static enum kern_level detect(void)
-{
-    enum { AVX_STATE = 0x06, AVX512_STATE = 0xe6 };
-    unsigned a, b, c, d, b7, c7, d7;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA) || !(c & bit_F16C))
-        return KERN_REF;
-    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7) || !(b7 & bit_AVX2) || !(b7 & bit_BMI2))
-        return KERN_REF;
-    uint32_t state = saved_state();
-    if ((state & AVX_STATE) != AVX_STATE)
-        return KERN_REF;
-    const unsigned need_b = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-    const unsigned need_c = bit_AVX512VNNI | bit_AVX512VBMI;
-    if ((state & AVX512_STATE) != AVX512_STATE || (b7 & need_b) != need_b ||
-        (c7 & need_c) != need_c)
-        return KERN_AVX2;
-    return KERN_AVX512;
+    return find_in(KERN_NEON, type);
 }
 
 static enum kern_level detected;
 
-static bool made_by_intel(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && d == signature_INTEL_edx &&
-           c == signature_INTEL_ecx;
-}
-
 /* Each level starts from the weaker one and overwrites what it does better. */
 static void init(void)
 {
-    detected = detect();
-    kern_ahead_bytes = made_by_intel() ? 6144 : 0;
-    for (int level = KERN_REF; level <= KERN_AVX512; level++) {
-        kern_rows_ref(&tables[level]);
-        if (level >= KERN_AVX2)
-            kern_rows_avx2(&tables[level]);
-        if (level >= KERN_AVX512)
-            kern_rows_avx512(&tables[level]);
+    static const struct kern_type *(*const find[KERN_LEVELS])(enum qtype type) = {
+        find_ref, find_avx2, find_avx512, find_neon};
+    detected = kern_cpu_level();
+    kern_ahead_bytes = kern_cpu_by_intel() ? 6144 : 0;
+    for (unsigned i = 0; i < kern_isa_count; i++) {
+        const struct kern_isa *isa = &kern_isas[i];
+        for (unsigned weaker = 0; weaker <= i; weaker++)
+            kern_isas[weaker].rows(&tables[isa->level]);
+        levels[isa->level] = (struct kern){isa->level, isa->name, find[isa->level], isa->vec};
     }
-    levels[KERN_REF] = (struct kern){KERN_REF, "ref", find_ref, &kern_vec_ref};
-    levels[KERN_AVX2] = (struct kern){KERN_AVX2, "avx2", find_avx2, &kern_vec_avx2};
-    levels[KERN_AVX512] = (struct kern){KERN_AVX512, "avx512", find_avx512, &kern_vec_avx512};
 }
 
+/* The levels of a build are ordered, and a CPU runs all up to its best. */
 const struct kern *kern_at_level(enum kern_level level)
 {
     pthread_once(&once, init);
-    return level <= detected ? &levels[level] : NULL;
+    return (unsigned)level < KERN_LEVELS && levels[level].name && level <= detected ? &levels[level]
+                                                                                    : NULL;
+}
+
+/* "ref, avx2 or avx512" */
+static const char *level_names(char *to, size_t n)
+{
+    size_t at = 0;
+    for (unsigned i = 0; i < kern_isa_count; i++) {
+        const char *after = i + 2 < kern_isa_count ? ", " : i + 1 < kern_isa_count ? " or " : "";
+        int len = snprintf(to + at, n - at, "%s%s", kern_isas[i].name, after);
+        at = NUM_MIN(at + (size_t)len, n - 1);
+    }
+    return to;
 }
 
 int kern_get(const struct kern **out, struct err *e)
@@ -130,16 +112,17 @@ int kern_get(const struct kern **out, struct err *e)
     const char *want = getenv("QUIRE_CPU");
     if (!want || !*want)
         return 0;
-    for (int level = KERN_REF; level <= KERN_AVX512; level++) {
-        if (strcmp(want, levels[level].name) != 0)
+    for (unsigned i = 0; i < kern_isa_count; i++) {
+        if (strcmp(want, kern_isas[i].name) != 0)
             continue;
-        if (level > (int)detected)
+        if (kern_isas[i].level > detected)
             return err_set(e, Q_EINVAL, "QUIRE_CPU=%s, but this CPU has no more than %s", want,
                            levels[detected].name);
-        *out = &levels[level];
+        *out = &levels[kern_isas[i].level];
         return 0;
     }
-    return err_set(e, Q_EINVAL, "QUIRE_CPU=%s: use ref, avx2 or avx512", want);
+    char names[64];
+    return err_set(e, Q_EINVAL, "QUIRE_CPU=%s: use %s", want, level_names(names, sizeof names));
 }
 
 int kern_mat_init(struct kern_mat *m, const struct kern *k, enum qtype type, uint32_t rows,

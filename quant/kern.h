@@ -20,7 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum kern_level { KERN_REF, KERN_AVX2, KERN_AVX512 };
+/* Each build has the levels of its architecture, weakest first. */
+enum kern_level { KERN_REF, KERN_AVX2, KERN_AVX512, KERN_NEON, KERN_LEVELS };
 
 /* A packed matrix; the memory behind `data` (64-byte aligned) is the caller's. */
 struct kern_mat {
@@ -74,16 +75,17 @@ struct kern_vec {
 
 struct kern {
     enum kern_level level;
-    const char *name; /* "ref", "avx2", "avx512" */
+    const char *name; /* "ref", "avx2", "avx512", "neon" */
     /* Row for a storage type, or NULL if this build cannot multiply it. */
     const struct kern_type *(*find)(enum qtype type);
     const struct kern_vec *vec;
 };
 
-/* The table of this machine: best level by CPUID, lowered by QUIRE_CPU=ref|avx2|avx512 (an
- * unknown word or a level that the CPU lacks is an error: e says which). */
+/* The table of this machine: the best level that the CPU has, lowered by
+ * QUIRE_CPU=ref|avx2|avx512, on ARM ref|neon (an unknown word or a level that the CPU lacks is
+ * an error: e says which). */
 Q_MUST_CHECK int kern_get(const struct kern **out, struct err *e);
-/* One level explicitly, for tests; NULL if the CPU lacks it. */
+/* One level explicitly, for tests; NULL if the CPU or the build lacks it. */
 const struct kern *kern_at_level(enum kern_level level);
 
 /* Set up m for a matrix (data stays NULL). Q_EUNSUPPORTED if the type has no kernel. */

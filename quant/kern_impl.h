@@ -150,8 +150,21 @@ void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t
 void kern_rows_ref(struct kern_rows *rows);
 void kern_rows_avx2(struct kern_rows *rows);
 void kern_rows_avx512(struct kern_rows *rows);
+void kern_rows_neon(struct kern_rows *rows);
 
-extern const struct kern_vec kern_vec_ref, kern_vec_avx2, kern_vec_avx512;
+extern const struct kern_vec kern_vec_ref, kern_vec_avx2, kern_vec_avx512, kern_vec_neon;
+
+/* kern_cpu.c: the levels of this build from the weakest on, and the best that the CPU runs. */
+struct kern_isa {
+    enum kern_level level;
+    const char *name;
+    void (*rows)(struct kern_rows *rows);
+    const struct kern_vec *vec;
+};
+extern const struct kern_isa kern_isas[];
+extern const unsigned kern_isa_count;
+enum kern_level kern_cpu_level(void);
+bool kern_cpu_by_intel(void);
 
 /* The end of each level's file: panel_mul of every type from the level's shape_mul and plain_mul,
  * and the function that puts them, act_q8 and act_f32 into the table. */

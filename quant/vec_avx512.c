@@ -137,11 +137,12 @@ INLINE float v_fold(vf v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
-INLINE __m128 v_fold4(vf v0, vf v1, vf v2, vf v3)
+/* to[i] = v_fold(v<i>) */
+INLINE void v_store_fold4(float *to, vf v0, vf v1, vf v2, vf v3)
 {
     __m128 a = fold_to_4(v0), b = fold_to_4(v1), c = fold_to_4(v2), d = fold_to_4(v3);
     _MM_TRANSPOSE4_PS(a, b, c, d);
-    return _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
 }
 
 INLINE vf twice_each(const float *p)

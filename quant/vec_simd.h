@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vec_simd.h - the vector operations over 16 lanes, for vec_avx2.c and vec_avx512.c.
+/* vec_simd.h - the vector operations over 16 lanes, for the files of each level.
  *
  * The including file defines the type vf (16 floats) and v_set, v_load, v_load_n, v_store,
  * v_store_n, v_load_half, v_load_half_n, v_store_half, v_store_half_n, v_add, v_sub, v_mul,
  * v_div, v_neg, v_fma, v_max, v_min (second operand when one is NaN), v_round, v_two_n (2^n of an
- * integral n), v_zero_below(v, x, min) (0 where x < min), v_fold, v_fold4, v_rope_pairs and
+ * integral n), v_zero_below(v, x, min) (0 where x < min), v_fold, v_store_fold4, v_rope_pairs and
  * ACC_CHUNK. The *_n forms touch n < 16 elements; missing ones load as 0. Same bits as
  * vec_ref.c, which is the definition. */
 
@@ -147,7 +147,7 @@ static void dot_keys_f16(const float *q, const uint16_t *k, size_t stride, uint3
             s2 = v_fma(x, v_load_half_n(k + 2 * stride + i, dim - i), s2);
             s3 = v_fma(x, v_load_half_n(k + 3 * stride + i, dim - i), s3);
         }
-        _mm_storeu_ps(scores + j, v_fold4(s0, s1, s2, s3));
+        v_store_fold4(scores + j, s0, s1, s2, s3);
     }
     for (; j < n_keys; j++, k += stride)
         scores[j] = v_fold(key_lanes(q, k, dim));

@@ -45,7 +45,7 @@ OWNERS = {
     r"curl/": ["client/api_client.c"],
     r"editline/": ["client"],
     r"utf8proc\.h": ["worker/text"],
-    r"immintrin\.h": ["quant", "worker/cpu", "worker/tools"],
+    r"(immintrin|arm_neon)\.h": ["quant", "worker/cpu", "worker/tools"],
     r"uv\.h": ["supervisor", "worker/agent"],
 }
 

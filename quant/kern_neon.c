@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Matrix kernels for 64-bit ARM with the dot product of ARMv8.2: panels of 8 rows, one row per
+ * 32-bit lane of two registers.
+ *
+ * sdot takes signed codes. Those of 4 to 6 bits are positive bytes anyway; 8-bit ones and the
+ * values of IQ4 are taken as signed, so that their offset of 128 falls away. Integer sums are
+ * exact, so the results are those of kern_impl.h bit for bit. */
+#include "quant/kern_impl.h"
+#include "quant/simd.h"
+
+#include <arm_neon.h>
+#include <string.h>
+
+enum { R = 8, MAX_TILE = 4 };
+
+/* Rows 0-3 and 4-7. */
+typedef struct {
+    float32x4_t a, b;
+} vf;
+
+typedef struct {
+    uint8x16_t a, b;
+} vi;
+
+typedef struct {
+    int32x4_t a, b;
+} vsum;
+
+INLINE vf vf_set(float x)
+{
+    return (vf){vdupq_n_f32(x), vdupq_n_f32(x)};
+}
+
+INLINE vf vf_mul(vf x, vf y)
+{
+    return (vf){vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)};
+}
+
+INLINE vf vf_fma_n(vf x, float y, vf z) /* x y + z */
+{
+    return (vf){vfmaq_n_f32(z.a, x.a, y), vfmaq_n_f32(z.b, x.b, y)};
+}
+
+INLINE vf load_half(const uint8_t *p)
+{
+    uint8x16_t h = vld1q_u8(p);
+    return (vf){vcvt_f32_f16(vreinterpret_f16_u8(vget_low_u8(h))),
+                vcvt_f32_f16(vreinterpret_f16_u8(vget_high_u8(h)))};
+}
+
+INLINE vf load_u8(const uint8_t *p)
+{
+    uint16x8_t w = vmovl_u8(vld1_u8(p));
+    return (vf){vcvtq_f32_u32(vmovl_u16(vget_low_u16(w))),
+                vcvtq_f32_u32(vmovl_u16(vget_high_u16(w)))};
+}
+
+INLINE vf load_i8(const uint8_t *p)
+{
+    int16x8_t w = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
+    return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(w))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(w)))};
+}
+
+INLINE vi load_codes(const uint8_t *p)
+{
+    return (vi){vld1q_u8(p), vld1q_u8(p + 16)};
+}
+
+INLINE vi signed_codes(vi v)
+{
+    const uint8x16_t top = vdupq_n_u8(0x80);
+    return (vi){veorq_u8(v.a, top), veorq_u8(v.b, top)};
+}
+
+/* Move the bits at pos of every byte to bit 4 and take those of the mask. */
+INLINE uint8x16_t high_bits(uint8x16_t v, unsigned pos, uint8x16_t mask)
+{
+    switch (pos) {
+    case 0:
+        return vandq_u8(vshlq_n_u8(v, 4), mask);
+    case 1:
+        return vandq_u8(vshlq_n_u8(v, 3), mask);
+    case 2:
+        return vandq_u8(vshlq_n_u8(v, 2), mask);
+    case 3:
+        return vandq_u8(vshlq_n_u8(v, 1), mask);
+    case 5:
+        return vandq_u8(vshrq_n_u8(v, 1), mask);
+    case 6:
+        return vandq_u8(vshrq_n_u8(v, 2), mask);
+    case 7:
+        return vandq_u8(vshrq_n_u8(v, 3), mask);
+    default:
+        return vandq_u8(v, mask);
+    }
+}
+
+INLINE vi or_high(vi v, vi high, unsigned pos, uint8_t mask)
+{
+    const uint8x16_t m = vdupq_n_u8(mask);
+    return (vi){vorrq_u8(v.a, high_bits(high.a, pos, m)), vorrq_u8(v.b, high_bits(high.b, pos, m))};
+}
+
+/* Signed codes of columns 8g..8g+3 and 8g+4..8g+7 of all rows. */
+INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, vi *lo, vi *hi)
+{
+    if (s.bits == 8) {
+        *lo = signed_codes(load_codes(low + 8 * R * g));
+        *hi = signed_codes(load_codes(low + 8 * R * g + 4 * R));
+        return;
+    }
+    const uint8x16_t nibble = vdupq_n_u8(15);
+    vi v = load_codes(low + 4 * R * g);
+    *lo = (vi){vandq_u8(v.a, nibble), vandq_u8(v.b, nibble)};
+    *hi = (vi){vshrq_n_u8(v.a, 4), vshrq_n_u8(v.b, 4)};
+    if (s.bits == 5) {
+        vi h = load_codes(low + 16 * R);
+        *lo = or_high(*lo, h, 2 * g, 0x10);
+        *hi = or_high(*hi, h, 2 * g + 1, 0x10);
+    }
+    if (s.bits == 6) {
+        vi h = load_codes(low + 16 * R + 4 * R * (g / 2));
+        *lo = or_high(*lo, h, 4 * (g % 2), 0x30);
+        *hi = or_high(*hi, h, 4 * (g % 2) + 2, 0x30);
+    }
+    if (s.iq4) {
+        const uint8x16_t values = vreinterpretq_u8_s8(vld1q_s8(qtype_iq4_values));
+        *lo = (vi){vqtbl1q_u8(values, lo->a), vqtbl1q_u8(values, lo->b)};
+        *hi = (vi){vqtbl1q_u8(values, hi->a), vqtbl1q_u8(values, hi->b)};
+    }
+}
+
+INLINE bool halves(const struct kern_shape s)
+{
+    return s.scales == KERN_K16 || s.scales == KERN_K16M;
+}
+
+/* What the integer sum starts with: minus the offset times the sum of the activations. */
+INLINE vsum start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
+{
+    int32_t x;
+    switch (s.offset) {
+    case 4:
+        x = a->x32[half] / 8;
+        break;
+    case 8:
+        x = a->x8;
+        break;
+    case 16:
+        x = a->x16;
+        break;
+    case 32:
+        x = a->x32[half];
+        break;
+    default: /* none, or 128: the codes are signed */
+        x = 0;
+        break;
+    }
+    return (vsum){vdupq_n_s32(x), vdupq_n_s32(x)};
+}
+
+struct scales {
+    vf scale[2], min[2];
+};
+
+INLINE struct scales load_scales(const struct kern_shape s, vf d, vf dmin, const uint8_t *p)
+{
+    struct scales w;
+    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = vf_set(0);
+    switch (s.scales) {
+    case KERN_D:
+        w.scale[0] = load_half(p);
+        break;
+    case KERN_DM:
+        w.scale[0] = load_half(p);
+        w.min[0] = load_half(p + 2 * R);
+        break;
+    case KERN_KDM:
+        w.scale[0] = vf_mul(d, load_u8(p));
+        w.min[0] = vf_mul(dmin, load_u8(p + R));
+        break;
+    case KERN_K32:
+        w.scale[0] = vf_mul(d, load_i8(p));
+        break;
+    case KERN_K16:
+        w.scale[0] = vf_mul(d, load_i8(p));
+        w.scale[1] = vf_mul(d, load_i8(p + R));
+        break;
+    case KERN_K16M: /* the sums come times -32: so do not the minima */
+        w.scale[0] = vf_mul(d, load_u8(p));
+        w.scale[1] = vf_mul(d, load_u8(p + R));
+        dmin = vf_mul(dmin, vf_set(-0x1p-5f));
+        w.min[0] = vf_mul(dmin, load_u8(p + 2 * R));
+        w.min[1] = vf_mul(dmin, load_u8(p + 3 * R));
+        break;
+    }
+    return w;
+}
+
+/* Four codes of every row times four activations, the given lane of q. */
+INLINE int32x4_t dot_lane(int32x4_t sum, uint8x16_t codes, int8x16_t q, unsigned lane)
+{
+    int8x16_t w = vreinterpretq_s8_u8(codes);
+    switch (lane) {
+    case 0:
+        return vdotq_laneq_s32(sum, w, q, 0);
+    case 1:
+        return vdotq_laneq_s32(sum, w, q, 1);
+    case 2:
+        return vdotq_laneq_s32(sum, w, q, 2);
+    default:
+        return vdotq_laneq_s32(sum, w, q, 3);
+    }
+}
+
+INLINE vsum dot(vsum sum, vi lo, vi hi, int8x16_t q, unsigned lane)
+{
+    sum.a = dot_lane(sum.a, lo.a, q, lane);
+    sum.b = dot_lane(sum.b, lo.b, q, lane);
+    sum.a = dot_lane(sum.a, hi.a, q, lane + 1);
+    sum.b = dot_lane(sum.b, hi.b, q, lane + 1);
+    return sum;
+}
+
+INLINE vf sum_f32(vsum s)
+{
+    return (vf){vcvtq_f32_s32(s.a), vcvtq_f32_s32(s.b)};
+}
+
+INLINE vf vf_fma(vf x, vf y, vf z)
+{
+    return (vf){vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)};
+}
+
+/* 32 columns for `tile` tokens whose blocks are a[t][b]. */
+INLINE void block_mul(const struct kern_shape s, const struct scales *w, const uint8_t *low,
+                      const struct kern_act *const *a, size_t b, unsigned tile, vf *acc)
+{
+    vsum sum[MAX_TILE];
+    vf part[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++) sum[t] = start_sum(s, &a[t][b], 0);
+    UNROLL for (unsigned g = 0; g < 4; g++)
+    {
+        vi lo, hi;
+        operands(s, low, g, &lo, &hi);
+        if (g == 2 && halves(s)) {
+            UNROLL for (unsigned t = 0; t < tile; t++)
+            {
+                part[t] = vf_mul(sum_f32(sum[t]), w->scale[0]);
+                sum[t] = start_sum(s, &a[t][b], 1);
+            }
+        }
+        UNROLL for (unsigned t = 0; t < tile; t++)
+        {
+            int8x16_t q = vld1q_s8(a[t][b].q + 16 * (g / 2));
+            sum[t] = dot(sum[t], lo, hi, q, 2 * (g % 2));
+        }
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        const struct kern_act *x = &a[t][b];
+        vf v = sum_f32(sum[t]);
+        v = halves(s) ? vf_fma(v, w->scale[1], part[t]) : vf_mul(v, w->scale[0]);
+        if (s.scales == KERN_DM || s.scales == KERN_KDM)
+            v = vf_fma_n(w->min[0], x->sum, v);
+        if (s.scales == KERN_K16M) {
+            v = vf_fma_n(w->min[0], (float)x->x32[0], v);
+            v = vf_fma_n(w->min[1], (float)x->x32[1], v);
+        }
+        acc[t] = vf_fma_n(v, x->d, acc[t]);
+    }
+}
+
+INLINE void store_rows(float *out, vf v, uint32_t n_rows)
+{
+    if (n_rows == R) {
+        vst1q_f32(out, v.a);
+        vst1q_f32(out + 4, v.b);
+        return;
+    }
+    float t[R];
+    vst1q_f32(t, v.a);
+    vst1q_f32(t + 4, v.b);
+    memcpy(out, t, n_rows * sizeof *out);
+}
+
+INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
+                       const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
+{
+    const uint32_t super = kern_super_cols(&s);
+    const size_t scale_bytes = kern_scale_bytes(&s, R);
+    const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
+    const struct kern_act *a[MAX_TILE];
+    vf acc[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        a[t] = acts + t * n_blocks;
+        acc[t] = vf_set(0);
+    }
+    for (size_t b = 0; b < n_blocks;) {
+        vf d = vf_set(0), dmin = vf_set(0);
+        if (super > 32) {
+            d = load_half(p);
+            if (s.scales == KERN_KDM || s.scales == KERN_K16M)
+                dmin = load_half(p + 2 * R);
+            p += kern_head_bytes(&s, R);
+        }
+        for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
+            struct scales w = load_scales(s, d, dmin, p);
+            block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
+        }
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++) store_rows(out + t * ld_out, acc[t], n_rows);
+}
+
+INLINE vf load_plain(enum qtype type, const uint8_t *panel, size_t c)
+{
+    if (type == QT_F32) {
+        const uint8_t *p = panel + 4 * R * c;
+        return (vf){vreinterpretq_f32_u8(vld1q_u8(p)), vreinterpretq_f32_u8(vld1q_u8(p + 16))};
+    }
+    if (type == QT_F16)
+        return load_half(panel + 2 * R * c);
+    uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(panel + 2 * R * c));
+    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)),
+                vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(h), 16))};
+}
+
+INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uint32_t n_rows,
+                       const float *acts, unsigned tile, float *out, size_t ld_out)
+{
+    const size_t stride = (cols + 15u) & ~(size_t)15;
+    vf even[MAX_TILE], odd[MAX_TILE];
+    UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = vf_set(0);
+    size_t c = 0;
+    for (; c + 2 <= cols; c += 2) {
+        vf w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
+        UNROLL for (unsigned t = 0; t < tile; t++)
+        {
+            const float *x = acts + t * stride + c;
+            even[t] = vf_fma_n(w0, x[0], even[t]);
+            odd[t] = vf_fma_n(w1, x[1], odd[t]);
+        }
+    }
+    if (c < cols) {
+        vf w0 = load_plain(type, panel, c);
+        UNROLL for (unsigned t = 0; t < tile; t++) even[t] =
+            vf_fma_n(w0, acts[t * stride + c], even[t]);
+    }
+    UNROLL for (unsigned t = 0; t < tile; t++)
+    {
+        vf sum = {vaddq_f32(even[t].a, odd[t].a), vaddq_f32(even[t].b, odd[t].b)};
+        store_rows(out + t * ld_out, sum, n_rows);
+    }
+}
+
+static unsigned tile_of(uint32_t n_tokens)
+{
+    return n_tokens >= 4 ? 4 : n_tokens;
+}
+
+/* Largest tiles first; the tile never changes a result. */
+INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
+                      const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
+{
+    while (n_tokens > 0) {
+        unsigned tile = tile_of(n_tokens);
+        switch (tile) {
+        case 4:
+            shape_tile(s, panel, cols, n_rows, a, 4, out, ld_out);
+            break;
+        case 3:
+            shape_tile(s, panel, cols, n_rows, a, 3, out, ld_out);
+            break;
+        case 2:
+            shape_tile(s, panel, cols, n_rows, a, 2, out, ld_out);
+            break;
+        default:
+            shape_tile(s, panel, cols, n_rows, a, 1, out, ld_out);
+            break;
+        }
+        a += (size_t)(cols / 32) * tile;
+        out += ld_out * tile;
+        n_tokens -= tile;
+    }
+}
+
+INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_t n_rows,
+                      const float *a, uint32_t n_tokens, float *out, size_t ld_out)
+{
+    while (n_tokens > 0) {
+        unsigned tile = tile_of(n_tokens);
+        switch (tile) {
+        case 4:
+            plain_tile(type, panel, cols, n_rows, a, 4, out, ld_out);
+            break;
+        case 3:
+            plain_tile(type, panel, cols, n_rows, a, 3, out, ld_out);
+            break;
+        case 2:
+            plain_tile(type, panel, cols, n_rows, a, 2, out, ld_out);
+            break;
+        default:
+            plain_tile(type, panel, cols, n_rows, a, 1, out, ld_out);
+            break;
+        }
+        a += ((cols + 15u) & ~(size_t)15) * tile;
+        out += ld_out * tile;
+        n_tokens -= tile;
+    }
+}
+
+static void act_f32(const float *x, uint32_t cols, void *act)
+{
+    memcpy(act, x, cols * sizeof *x);
+}
+
+/* Codes of four scaled activations; what is no number becomes -127, as in the reference. */
+INLINE int32x4_t codes_of(float32x4_t x, float scale)
+{
+    const float32x4_t low = vdupq_n_f32(-127), high = vdupq_n_f32(127);
+    float32x4_t v = vmulq_n_f32(x, scale);
+    v = vbslq_f32(vcgeq_f32(v, low), v, low);
+    v = vbslq_f32(vcleq_f32(v, high), v, high);
+    return vcvtnq_s32_f32(v);
+}
+
+static void act_q8(const float *x, uint32_t cols, void *act)
+{
+    struct kern_act *a = act;
+    for (uint32_t b = 0; b < cols / 32; b++, x += 32, a++) {
+        float32x4_t m = vdupq_n_f32(0);
+        for (int k = 0; k < 8; k++) { /* a comparison with NaN is false: NaN does not count */
+            float32x4_t v = vabsq_f32(vld1q_f32(x + 4 * k));
+            m = vbslq_f32(vcgtq_f32(v, m), v, m);
+        }
+        float amax = vmaxvq_f32(m);
+        bool tiny = !(amax > KERN_ACT_TINY);
+        float scale = tiny ? 0 : 127.0f / amax;
+        int sum[2];
+        for (int k = 0; k < 2; k++) {
+            const float *from = x + 16 * k;
+            int32x4_t q0 = codes_of(vld1q_f32(from), scale);
+            int32x4_t q1 = codes_of(vld1q_f32(from + 4), scale);
+            int32x4_t q2 = codes_of(vld1q_f32(from + 8), scale);
+            int32x4_t q3 = codes_of(vld1q_f32(from + 12), scale);
+            sum[k] = vaddvq_s32(vaddq_s32(vaddq_s32(q0, q1), vaddq_s32(q2, q3)));
+            int16x8_t h0 = vcombine_s16(vmovn_s32(q0), vmovn_s32(q1));
+            int16x8_t h1 = vcombine_s16(vmovn_s32(q2), vmovn_s32(q3));
+            vst1q_s8(a->q + 16 * k, vcombine_s8(vmovn_s16(h0), vmovn_s16(h1)));
+        }
+        int all = sum[0] + sum[1];
+        a->d = tiny ? 0 : amax / 127.0f;
+        a->sum = (float)all;
+        a->x8 = -8 * all;
+        a->x16 = -16 * all;
+        a->x128 = -128 * all;
+        a->x32[0] = -32 * sum[0];
+        a->x32[1] = -32 * sum[1];
+        a->zero = 0;
+    }
+}
+
+KERN_DEFINE_ROWS(kern_rows_neon)
