@@ -225,9 +225,9 @@ void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim 
         if (!crop || s->rows[row].wanted)
             chunk_task(s, op, th, row, rest / s->n_chunks, rest % s->n_chunks);
     }
-    pool_barrier(s->pool);
+    pool_barrier(s->pool, tid);
     n = s->batch->n_rows * s->hp.n_heads;
-    for (i = tid; i < n; i += s->n_threads) {
+    for (i = tid; i < n; i += pool_active(s->pool)) {
         if (!crop || s->rows[i / s->hp.n_heads].wanted)
             merge_chunks(s, th, i / s->hp.n_heads, i % s->hp.n_heads);
     }

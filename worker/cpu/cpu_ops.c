@@ -19,6 +19,7 @@ struct run {
     struct cpu_stage *s;
     struct cpu_thread *th;
     uint32_t tid, n;
+    uint32_t n_active; /* threads that take part */
     bool cropped;
     const unsigned char *acts[CPU_FORMATS];
     uint32_t set, victim; /* of claims; whose range is taken from now */
@@ -26,12 +27,12 @@ struct run {
 
 static void barrier(const struct run *r)
 {
-    pool_barrier(r->s->pool);
+    pool_barrier(r->s->pool, r->tid);
 }
 
 static uint32_t share(const struct run *r, uint32_t n, uint32_t tid)
 {
-    return (uint32_t)((uint64_t)n * tid / r->s->n_threads);
+    return (uint32_t)((uint64_t)n * tid / r->n_active);
 }
 
 /* Start a phase of claims; a barrier lies between any two. */
@@ -39,7 +40,8 @@ static struct cpu_claim *begin_claims(struct run *r)
 {
     struct cpu_claim *all = r->s->claims;
     uint32_t n = r->s->n_threads;
-    atomic_store_explicit(&all[r->set * n + r->tid].next, 0, memory_order_relaxed);
+    for (uint32_t t = r->tid; t < n; t += r->n_active)
+        atomic_store_explicit(&all[r->set * n + t].next, 0, memory_order_relaxed);
     r->set ^= 1;
     r->victim = 0;
     return all + r->set * n;
@@ -52,7 +54,7 @@ static bool claim(struct run *r, const uint32_t *split, uint32_t *from, uint32_t
     uint32_t n = s->n_threads;
     for (; r->victim < n; r->victim++) {
         uint32_t v = (r->tid + r->victim) % n, size = split[v + 1] - split[v];
-        uint32_t step = n == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
+        uint32_t step = r->n_active == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
         uint32_t at =
             atomic_fetch_add_explicit(&s->claims[r->set * n + v].next, step, memory_order_relaxed);
         if (at < size) {
@@ -402,7 +404,11 @@ static void copy_hidden(const struct run *r)
 void cpu_region(void *stage, uint32_t tid)
 {
     struct cpu_stage *s = stage;
-    struct run r = {.s = s, .th = &s->threads[tid], .tid = tid, .n = s->batch->n_rows};
+    struct run r = {.s = s,
+                    .th = &s->threads[tid],
+                    .tid = tid,
+                    .n = s->batch->n_rows,
+                    .n_active = pool_active(s->pool)};
     uint32_t first = s->embed ? 1 : 0;
 
     input(&r, s->embed ? &s->ops[0] : NULL);

@@ -2,6 +2,8 @@
 #include "worker/cpu/pool.h"
 
 #include "base/clock.h"
+#include "base/num.h"
+#include "worker/cpu/pool_tune.h"
 
 #include <limits.h>
 #include <linux/futex.h>
@@ -12,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SPIN_NS     40000U /* longer than a barrier's usual wait, shorter than anyone notices */
@@ -23,20 +26,28 @@ struct event {
     _Atomic uint32_t sleepers;
 };
 
+/* What a thread owns; the caller reads worked_ns of the others after a region. */
+struct member {
+    struct event work; /* raised once per region in which the thread takes part */
+    struct pool *pool;
+    pthread_t thread;
+    uint32_t tid;
+    uint64_t spun;      /* pauses since worked_ns was taken */
+    uint64_t cpu_ns;    /* of the thread then */
+    uint64_t worked_ns; /* in the last region: CPU time without spinning */
+};
+
 struct pool {
-    struct event work;    /* raised once per pool_run */
     struct event barrier; /* raised when the last thread arrives */
     alignas(64) _Atomic uint32_t arrived;
     alignas(64) void (*fn)(void *ctx, uint32_t tid);
     void *ctx;
     bool stop;
-    uint32_t n;
+    uint32_t n, active; /* threads: all, in this region */
     uint32_t spins;
-    struct member {
-        struct pool *pool;
-        pthread_t thread;
-        uint32_t tid;
-    } members[];
+    double pause_ns;
+    struct pool_tune tune;
+    struct member members[];
 };
 
 static void pause_cpu(void)
@@ -44,6 +55,13 @@ static void pause_cpu(void)
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
+}
+
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
 }
 
 static void event_raise(struct event *ev)
@@ -55,30 +73,42 @@ static void event_raise(struct event *ev)
         syscall(SYS_futex, &ev->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void event_wait(struct event *ev, uint32_t old, uint32_t spins)
+static void event_wait(struct event *ev, uint32_t old, uint32_t spins, uint64_t *spun)
 {
     for (uint32_t i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&ev->value, memory_order_acquire) != old)
+        if (atomic_load_explicit(&ev->value, memory_order_acquire) != old) {
+            *spun += i;
             return;
+        }
         pause_cpu();
     }
+    *spun += spins;
     atomic_fetch_add(&ev->sleepers, 1);
     while (atomic_load(&ev->value) == old)
         syscall(SYS_futex, &ev->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub(&ev->sleepers, 1);
 }
 
-void pool_barrier(struct pool *p)
+void pool_barrier(struct pool *p, uint32_t tid)
 {
-    if (p->n == 1)
+    uint32_t n = p->active; /* the next region may set it as soon as we have arrived */
+    if (n == 1)
         return;
     uint32_t old = atomic_load_explicit(&p->barrier.value, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == p->n) {
+    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == n) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         event_raise(&p->barrier);
     } else {
-        event_wait(&p->barrier, old, p->spins);
+        event_wait(&p->barrier, old, p->spins, &p->members[tid].spun);
     }
+}
+
+static void take_work(struct member *m)
+{
+    uint64_t now = thread_cpu_ns(), spun = (uint64_t)((double)m->spun * m->pool->pause_ns);
+    m->worked_ns = now - m->cpu_ns > spun ? now - m->cpu_ns - spun : 0;
+    m->cpu_ns = now;
+    m->spun = 0;
 }
 
 static void *member_main(void *arg)
@@ -88,39 +118,66 @@ static void *member_main(void *arg)
     uint32_t seen = 0;
 
     for (;;) {
-        event_wait(&p->work, seen, p->spins);
+        event_wait(&m->work, seen, p->spins, &m->spun);
         seen++;
         if (p->stop)
             return NULL;
         p->fn(p->ctx, m->tid);
-        pool_barrier(p);
+        take_work(m);
+        pool_barrier(p, m->tid);
     }
+}
+
+static void region(struct pool *p, uint32_t n, void (*fn)(void *ctx, uint32_t tid), void *ctx)
+{
+    p->fn = fn;
+    p->ctx = ctx;
+    p->active = n;
+    for (uint32_t i = 1; i < n; i++)
+        event_raise(&p->members[i].work);
+    fn(ctx, 0);
+    pool_barrier(p, 0);
 }
 
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx)
 {
-    p->fn = fn;
-    p->ctx = ctx;
-    if (p->n > 1)
-        event_raise(&p->work);
-    fn(ctx, 0);
-    pool_barrier(p);
+    region(p, p->n, fn, ctx);
 }
 
-/* How many pauses fill SPIN_NS: a pause takes 40 to 140 cycles, depending on the CPU. */
-static uint32_t measure_spins(void)
+void pool_step(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx)
 {
+    if (p->n == 1) {
+        region(p, 1, fn, ctx);
+        return;
+    }
     uint64_t t0 = clock_mono_ns();
-    for (int i = 0; i < 500; i++)
-        pause_cpu();
-    uint64_t per_pause = (clock_mono_ns() - t0) / 500 + 1;
-    return (uint32_t)(SPIN_NS / per_pause) + 1;
+    take_work(&p->members[0]); /* forget what the caller did outside */
+    region(p, p->tune.n, fn, ctx);
+    take_work(&p->members[0]);
+    uint64_t t1 = clock_mono_ns(), sum = 0;
+    for (uint32_t i = 0; i < p->active; i++)
+        sum += p->members[i].worked_ns;
+    pool_tune_step(&p->tune, t1, t1 - t0, sum);
+}
+
+/* What a pause takes, 40 to 140 cycles depending on the CPU: the least of some tries. */
+static double measure_pause(void)
+{
+    uint64_t least = UINT64_MAX;
+    for (int t = 0; t < 5; t++) {
+        uint64_t t0 = clock_mono_ns();
+        for (int i = 0; i < 200; i++)
+            pause_cpu();
+        least = NUM_MIN(least, clock_mono_ns() - t0);
+    }
+    return (double)NUM_MAX(least, (uint64_t)200) / 200;
 }
 
 static void stop_members(struct pool *p, uint32_t n)
 {
     p->stop = true;
-    event_raise(&p->work);
+    for (uint32_t i = 1; i < n; i++)
+        event_raise(&p->members[i].work);
     for (uint32_t i = 1; i < n; i++)
         pthread_join(p->members[i].thread, NULL);
 }
@@ -132,13 +189,15 @@ int pool_open(struct pool **out, uint32_t n_threads, struct err *e)
         n_threads = pool_default_threads();
     if (n_threads > MAX_THREADS)
         return err_set(e, Q_EINVAL, "%u threads, at most %u", n_threads, MAX_THREADS);
-    size_t bytes = sizeof(struct pool) + n_threads * sizeof(struct member);
-    struct pool *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    struct pool *p = aligned_alloc(64, sizeof(*p) + n_threads * sizeof(struct member));
     if (!p)
         return err_set(e, Q_ENOMEM, "no memory for %u threads", n_threads);
-    memset(p, 0, bytes);
+    memset(p, 0, sizeof(*p) + n_threads * sizeof(struct member));
     p->n = n_threads;
-    p->spins = measure_spins();
+    p->pause_ns = measure_pause();
+    p->spins = (uint32_t)(SPIN_NS / p->pause_ns) + 1;
+    pool_tune_init(&p->tune, n_threads);
+    p->members[0].pool = p;
     for (uint32_t i = 1; i < n_threads; i++) {
         struct member *m = &p->members[i];
         m->pool = p;
@@ -166,4 +225,9 @@ void pool_close(struct pool *p)
 uint32_t pool_threads(const struct pool *p)
 {
     return p->n;
+}
+
+uint32_t pool_active(const struct pool *p)
+{
+    return p->active;
 }

@@ -2,9 +2,11 @@
 /* pool.h - threads that run one function together.
  *
  * pool_run calls fn(ctx, 0) on the caller and fn(ctx, 1..n-1) on the pool's threads and
- * returns when all are done. Inside, pool_barrier makes all n wait for each other. Waiting
- * spins for a few tens of microseconds, then sleeps in a futex, so that a busy core is given
- * away. One caller at a time. */
+ * returns when all are done. pool_step does the same with as many of the threads as are worth
+ * it now (pool_tune.h): on a busy machine fewer are faster. Inside, pool_active says how many
+ * take part and pool_barrier makes these wait for each other. Waiting spins for a few tens of
+ * microseconds, then sleeps in a futex, so that a busy core is given away. One caller at a
+ * time. */
 #ifndef QUIRE_CPU_POOL_H
 #define QUIRE_CPU_POOL_H
 
@@ -19,7 +21,9 @@ Q_MUST_CHECK int pool_open(struct pool **out, uint32_t n_threads, struct err *e)
 void pool_close(struct pool *p); /* joins the threads; NULL is fine */
 uint32_t pool_threads(const struct pool *p);
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
-void pool_barrier(struct pool *p);
+void pool_step(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
+uint32_t pool_active(const struct pool *p);
+void pool_barrier(struct pool *p, uint32_t tid);
 
 /* Physical cores among the CPUs this process may use, at most its cgroup's quota; 1 or more. */
 uint32_t pool_default_threads(void);

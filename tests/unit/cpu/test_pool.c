@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "worker/cpu/pool.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#define MOST   7U
+#define PHASES 50U
+
+struct work {
+    struct pool *pool;
+    uint32_t value[MOST];       /* each written by one thread, read by all after a barrier */
+    _Atomic uint32_t mask, sum; /* threads seen; wrong values seen */
+    uint32_t active;
+};
+
+static void phases(void *ctx, uint32_t tid)
+{
+    struct work *w = ctx;
+    uint32_t n = pool_active(w->pool);
+    if (tid == 0)
+        w->active = n;
+    atomic_fetch_or(&w->mask, 1U << tid);
+    for (uint32_t k = 1; k <= PHASES; k++) {
+        w->value[tid] = k;
+        pool_barrier(w->pool, tid);
+        for (uint32_t i = 0; i < n; i++)
+            atomic_fetch_add(&w->sum, w->value[i] != k);
+        pool_barrier(w->pool, tid);
+    }
+}
+
+static void test_run(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= MOST; n++) {
+        struct work w = {.pool = NULL};
+        struct err e = {0};
+        assert_int_equal(pool_open(&w.pool, n, &e), 0);
+        assert_int_equal(pool_threads(w.pool), n);
+        for (int k = 0; k < 20; k++) {
+            atomic_store(&w.mask, 0);
+            pool_run(w.pool, phases, &w);
+            assert_int_equal(w.active, n);
+            assert_int_equal(atomic_load(&w.mask), (1U << n) - 1);
+        }
+        assert_int_equal(atomic_load(&w.sum), 0);
+        pool_close(w.pool);
+    }
+}
+
+/* More threads than cores: whatever number takes part, it is threads 0 to n - 1, and the next
+ * region with all of them still works. */
+static void test_step(void **state)
+{
+    struct work w = {.pool = NULL};
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(pool_open(&w.pool, MOST, &e), 0);
+    for (int k = 0; k < 200; k++) {
+        atomic_store(&w.mask, 0);
+        pool_step(w.pool, phases, &w);
+        assert_in_range(w.active, 1, MOST);
+        assert_int_equal(atomic_load(&w.mask), (1U << w.active) - 1);
+    }
+    atomic_store(&w.mask, 0);
+    pool_run(w.pool, phases, &w);
+    assert_int_equal(atomic_load(&w.mask), (1U << MOST) - 1);
+    assert_int_equal(atomic_load(&w.sum), 0);
+    pool_close(w.pool);
+}
+
+static void test_limits(void **state)
+{
+    struct pool *p;
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(pool_open(&p, 1U << 20, &e), Q_EINVAL);
+    assert_null(p);
+    assert_int_equal(pool_open(&p, 0, &e), 0);
+    assert_int_equal(pool_threads(p), pool_default_threads());
+    assert_true(pool_threads(p) >= 1);
+    pool_close(p);
+    pool_close(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_run),
+        cmocka_unit_test(test_step),
+        cmocka_unit_test(test_limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
