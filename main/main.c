@@ -43,14 +43,16 @@ static const struct command commands[] = {
     {"parse-output", tool_parse_output, "reasoning, text and tool calls of an answer"},
     {"logits", tool_logits, "the numbers a model computes"},
     {"bench", tool_bench, "how fast this machine runs a model"},
+    {"perplexity", tool_perplexity, "how well a model foretells a text"},
 };
 
 static void help(FILE *out)
 {
     static const char *const first[] = {"start", "launch", "inspect"};
     static const char *const title[] = {"Run a cluster", "Use it", "Look at one part, no server"};
-    fprintf(out, "Quire %s: many machines bound into one OpenAI-compatible endpoint.\n\n"
-                 "Usage: quire COMMAND [OPTIONS]     (quire COMMAND --help explains each)\n",
+    fprintf(out,
+            "Quire %s: many machines bound into one OpenAI-compatible endpoint.\n\n"
+            "Usage: quire COMMAND [OPTIONS]     (quire COMMAND --help explains each)\n",
             QUIRE_VERSION);
     for (size_t i = 0; i < NUM_COUNT(commands); i++) {
         for (size_t k = 0; k < NUM_COUNT(first); k++)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands that show one part at a time, in the forms that scripts rely on."""
 import json
+import math
 import os
 import subprocess
 
@@ -46,6 +47,69 @@ def test_bench_prints_what_was_measured(tmp_path):
             assert r["tokens_per_s"] > 0 and r["percent_of_limit"] > 0
     r = run(tmp_path, "bench", "--model", STORY, "--tests", "nonsense")
     assert r.returncode == 2 and "nonsense" in r.stderr
+
+
+def test_perplexity_scores_the_second_half_of_each_window(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("Once upon a time there was a little girl. She had a red ball. " * 12)
+    ask = ["perplexity", "--model", STORY, "--file", str(text), "--kv", "f32", "--jsonl"]
+    saved = str(tmp_path / "run")
+    *steps, got = answers(run(tmp_path, *ask, "--ctx", "32", "--limit", "100", "--save", saved))
+    assert got["windows"] == 3 and got["scored"] == 3 * 15
+    assert steps[-1] == {"window": 3, "perplexity": got["perplexity"]}
+
+    ids = answers(run(tmp_path, "tokenize", "--model", STORY, "--jsonl",
+                      lines=[{"text": text.read_text()}]))[0]["ids"]
+    windows = [[0, *ids[at + 1:at + 32]] for at in (0, 32, 64)]  # the model wants BOS, id 0
+    rows = answers(run(tmp_path, "logits", "--model", STORY, "--kv", "f32", "--jsonl",
+                       lines=[{"tokens": w, "positions": "all"} for w in windows]))
+    nll = [math.log(sum(map(math.exp, logits))) - logits[w[i + 1]]
+           for w, row in zip(windows, rows) for i, logits in enumerate(row["logits"])
+           if 16 <= i < 31]
+    mean = sum(nll) / len(nll)
+    assert abs(math.log(got["perplexity"]) - mean) < 1e-5
+    var = sum((x - mean) ** 2 for x in nll) / (len(nll) - 1)
+    error = math.exp(mean) * math.sqrt(var / len(nll))
+    assert abs(got["error"] - error) < 1e-3 * error
+
+    # One window a step gives the same; so does a run held against itself.
+    same = answers(run(tmp_path, *ask, "--ctx", "32", "--limit", "100", "--reference", saved,
+                       "--threads", "1"))[-1]
+    assert same["perplexity"] == got["perplexity"]
+    assert abs(same["kl"]) < 1e-6 and same["kl_max"] < 1e-4 and same["top1_agreement"] == 1
+    fewer = answers(run(tmp_path, *ask, "--ctx", "32", "--limit", "64", "--reference", saved))[-1]
+    assert fewer["windows"] == 2 and abs(fewer["kl"]) < 1e-6
+    other = answers(run(tmp_path, "perplexity", "--model", STORY, "--file", str(text), "--ctx",
+                        "32", "--limit", "100", "--reference", saved, "--jsonl"))[-1]
+    assert 0 < other["kl"] < 1e-3, "the f16 cache is near the f32 one, not equal to it"
+
+
+def test_perplexity_refuses_what_it_cannot_compare(tmp_path):
+    text, saved = tmp_path / "text", tmp_path / "run"
+    text.write_text("Once upon a time there was a little girl. " * 12)
+    ask = ["perplexity", "--model", STORY, "--ctx", "32", "--limit", "64"]
+    assert run(tmp_path, *ask, "--file", str(text), "--save", str(saved)).returncode == 0
+
+    def refused(word, *args, status=1):
+        r = run(tmp_path, *ask, *args)
+        assert r.returncode == status and word in r.stderr, r.stderr
+    refused("--file", status=2)
+    refused("nothing", "--file", str(tmp_path / "nothing"))
+    refused("windows", "--file", str(text), "--reference", str(saved), "--limit", "128")
+    refused("32", "--file", str(text), "--reference", str(saved), "--ctx", "16")
+    refused("less than one window", "--file", str(text), "--ctx", "4096")
+    other = tmp_path / "other"
+    other.write_text("The cat sat on the mat and the dog sat on the cat. " * 12)
+    refused("another text", "--file", str(other), "--reference", str(saved))
+    for n in (0, 10, 100, saved.stat().st_size - 1):
+        cut = tmp_path / "cut"
+        cut.write_bytes(saved.read_bytes()[:n])
+        refused("cut", "--file", str(text), "--reference", str(cut))
+    cut.write_bytes(b"QLOGPRO1" + b"\xff" * 5000)
+    refused("cut", "--file", str(text), "--reference", str(cut))
+    refused(str(tmp_path / "no"), "--file", str(text), "--save",
+            str(tmp_path / "no" / "run"))
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
 
 
 def test_tokenize_and_back(tmp_path):

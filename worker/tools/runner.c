@@ -123,6 +123,24 @@ int runner_feed(struct runner *r, uint32_t seq, uint32_t pos, const uint32_t *to
     return rc;
 }
 
+int runner_feed_texts(struct runner *r, uint32_t n, uint32_t pos, const uint32_t *tokens,
+                      uint32_t len, uint32_t out_from, float *out, struct err *e)
+{
+    int rc = check_room(r, pos, len, e);
+    if (rc)
+        return rc;
+    struct batch b = {
+        .n_rows = n * len, .tokens = tokens, .seqs = r->seqs, .n_seqs = n, .out_rows = r->rows};
+    for (uint32_t i = 0; i < n; i++) {
+        r->seqs[i] = (struct batch_seq){i * len, len, pos + len, pages_of(r, i)};
+        for (uint32_t t = 0; out && t < len; t++) {
+            if (pos + t >= out_from)
+                r->rows[b.n_out++] = i * len + t;
+        }
+    }
+    return run(r, &b, out, e);
+}
+
 int runner_decode(struct runner *r, uint32_t n, uint32_t pos, const uint32_t *tokens, float *out,
                   struct err *e)
 {

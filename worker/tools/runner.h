@@ -38,6 +38,11 @@ Q_MUST_CHECK int runner_kv_type(const char *name, enum kv_type *kv, struct err *
  * or of the last one; NULL: none. */
 Q_MUST_CHECK int runner_feed(struct runner *r, uint32_t seq, uint32_t pos, const uint32_t *tokens,
                              uint32_t n, bool all, float *out, struct err *e);
+/* The next len tokens of n texts, tokens [n][len], at positions pos.. of places 0..n-1; n * len <=
+ * max_rows. out: logits of the positions from out_from on, text after text; NULL: none. */
+Q_MUST_CHECK int runner_feed_texts(struct runner *r, uint32_t n, uint32_t pos,
+                                   const uint32_t *tokens, uint32_t len, uint32_t out_from,
+                                   float *out, struct err *e);
 /* One token each for places 0..n-1, all at position pos; out [n][n_vocab]. */
 Q_MUST_CHECK int runner_decode(struct runner *r, uint32_t n, uint32_t pos, const uint32_t *tokens,
                                float *out, struct err *e);

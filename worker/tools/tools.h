@@ -17,6 +17,7 @@ int tool_tokenize(int argc, char **argv);
 int tool_detokenize(int argc, char **argv);
 int tool_logits(int argc, char **argv);
 int tool_bench(int argc, char **argv);
+int tool_perplexity(int argc, char **argv);
 int tool_template(int argc, char **argv);
 int tool_schema_check(int argc, char **argv);
 int tool_parse_output(int argc, char **argv);
