@@ -132,6 +132,10 @@ def test_template_inspect_and_exit_codes(tmp_path):
     got = answers(run(tmp_path, "template", "--jsonl", lines=[line, raising]))
     assert got[0] == {"id": 7, "text": "[user]Hi"}
     assert got[1]["raised"] is True and "no" in got[1]["error"]
+    go = dict(line, template="{{ range .Messages }}<{{ .Role }}>{{ json .Content }}{{ end }}")
+    got = answers(run(tmp_path, "template", "--go", "--jsonl", lines=[go]))
+    assert got[0]["text"] == "".join(f"<{m['role']}>{json.dumps(m['content'])}"
+                                     for m in line["messages"])
     now = dict(line, template="{{ strftime_now('%Y-%m-%d %H') }}")
     got = answers(run(tmp_path, "template", "--jsonl", lines=[now],
                       env={"QUIRE_FIXED_TIME": "2026-11-21T12:00:00"}))

@@ -8,6 +8,7 @@
 #include "worker/text/chat.h"
 
 #include "base/clock.h"
+#include "worker/text/gotmpl.h"
 #include "worker/text/jinja.h"
 
 #include <stdlib.h>
@@ -28,6 +29,7 @@ struct chat_template {
     struct jinja *plain;
     struct jinja *tool_use; /* when tools are given; NULL: plain serves both */
     struct shape shape, tool_shape;
+    struct gotmpl *go; /* in place of all the others */
 };
 
 /* ---- the messages as a template wants them ---- */
@@ -272,6 +274,21 @@ int chat_open_text(struct chat_template **out, const char *text, size_t n, struc
     return 0;
 }
 
+int chat_open_go(struct chat_template **out, const char *text, size_t n, struct err *e)
+{
+    *out = NULL;
+    struct chat_template *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(e, Q_ENOMEM, "out of memory");
+    int rc = gotmpl_compile(&c->go, text, n, e);
+    if (rc) {
+        free(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
+}
+
 int chat_open_gguf(struct chat_template **out, const struct gguf *g, struct err *e)
 {
     struct gguf_str text;
@@ -301,12 +318,33 @@ void chat_close(struct chat_template *c)
         return;
     jinja_free(c->plain);
     jinja_free(c->tool_use);
+    gotmpl_free(c->go);
     free(c);
+}
+
+static int render_go(const struct chat_template *c, const struct chat_input *in, struct buf *out,
+                     struct buf *mark, struct err *e)
+{
+    const struct jv *think = jv_get(in->extra, "think");
+    const char *effort = jv_str(jv_get(in->extra, "reasoning_effort"), NULL);
+    if (!think)
+        think = jv_get(in->extra, "enable_thinking");
+    struct gotmpl_chat chat = {.messages = in->messages,
+                               .tools = in->tools,
+                               .think = jv_bool(think, effort && strcmp(effort, "none") != 0),
+                               .think_set = think || effort,
+                               .think_level = effort};
+    return gotmpl_render_chat(c->go, &chat, template_time(), out, mark, e);
 }
 
 int chat_render_marked(const struct chat_template *c, const struct chat_input *in, struct buf *out,
                        struct buf *mark, bool *raised, struct err *e)
 {
+    if (c->go) {
+        if (raised)
+            *raised = false;
+        return render_go(c, in, out, mark, e);
+    }
     bool with_tools = jv_len(in->tools) > 0 && c->tool_use, spare;
     const struct jinja *t = with_tools ? c->tool_use : c->plain;
     const struct shape *shape = with_tools ? &c->tool_shape : &c->shape;

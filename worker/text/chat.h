@@ -21,6 +21,10 @@ struct chat_input {
 Q_MUST_CHECK int chat_open_gguf(struct chat_template **out, const struct gguf *g, struct err *e);
 Q_MUST_CHECK int chat_open_text(struct chat_template **out, const char *text, size_t n,
                                 struct err *e);
+/* The same for a template in Go's language, as Ollama's models bring it. It always opens the
+ * assistant's turn. Of extra it takes think (or enable_thinking) and reasoning_effort. */
+Q_MUST_CHECK int chat_open_go(struct chat_template **out, const char *text, size_t n,
+                              struct err *e);
 void chat_close(struct chat_template *c);
 /* Append the prompt. Content parts ([{type:"text",text:...}]) are passed as they are when the
  * template iterates over them, joined to one string otherwise. *raised as in jinja.h. Honours

@@ -385,7 +385,7 @@ int jinja_render_marked(const struct jinja *t, const struct jv *vars, int64_t no
         jx_exec(&r, t->root);
     if (raised)
         *raised = r.raised;
-    jx_arena_fini(&r.arena);
+    arena_fini(&r.arena);
     return r.rc;
 }
 

@@ -48,7 +48,7 @@ static struct jx_node *constant(struct jx_parser *p, struct jx_val v)
 
 static struct jx_node *const_str(struct jx_parser *p, const char *s, size_t n)
 {
-    struct jx_str *str = jx_arena_get(&p->t->arena, sizeof *str);
+    struct jx_str *str = arena_get(&p->t->arena, sizeof *str);
     if (!str)
         return jx_p_fail(p, "the template is too large");
     str->p = s;
@@ -65,7 +65,7 @@ static struct jx_node *parse_string(struct jx_parser *p)
         n += p->tok->n;
     if (p->tok == first + 1)
         return const_str(p, first->s, first->n);
-    char *all = jx_arena_get(&p->t->arena, n + 1);
+    char *all = arena_get(&p->t->arena, n + 1);
     if (!all)
         return jx_p_fail(p, "the template is too large");
     for (const struct jx_tok *t = first; t < p->tok; t++) {

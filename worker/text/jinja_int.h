@@ -18,6 +18,7 @@
 #ifndef QUIRE_TEXT_JINJA_INT_H
 #define QUIRE_TEXT_JINJA_INT_H
 
+#include "base/arena.h"
 #include "base/num.h"
 #include "worker/text/jinja.h"
 
@@ -33,16 +34,6 @@
 
 struct jx;
 struct jx_node;
-
-/* ---- memory ---- */
-
-struct jx_chunk;
-struct jx_arena {
-    struct jx_chunk *head;
-    size_t total, max;
-};
-void *jx_arena_get(struct jx_arena *a, size_t n); /* zeroed, 16-aligned; NULL: over max */
-void jx_arena_fini(struct jx_arena *a);
 
 /* ---- values ---- */
 
@@ -256,7 +247,7 @@ struct jx_node {
 };
 
 struct jinja {
-    struct jx_arena arena;
+    struct arena arena;
     struct jx_node *root;
     const struct jx_str **names; /* by name id */
     uint32_t n_names, cap_names;
@@ -291,7 +282,7 @@ struct jx_tok {
     double f;
 };
 /* The text must be valid UTF-8. Tokens end with T_EOF and live in the arena. */
-int jx_lex(struct jx_arena *arena, const char *text, size_t n, struct jx_tok **toks, struct err *e);
+int jx_lex(struct arena *arena, const char *text, size_t n, struct jx_tok **toks, struct err *e);
 
 /* ---- parser ---- */
 
@@ -332,7 +323,7 @@ struct jx_sb {
 
 struct jx {
     const struct jinja *t;
-    struct jx_arena arena;
+    struct arena arena;
     int rc;
     bool raised, marking;
     struct err *e;

@@ -13,7 +13,7 @@
 #include <string.h>
 
 struct lexer {
-    struct jx_arena *arena;
+    struct arena *arena;
     const char *s;
     size_t n, at;
     uint32_t line;
@@ -51,7 +51,7 @@ static struct jx_tok *push(struct lexer *x, enum jx_tok_type type)
 {
     if (x->n_toks == x->cap_toks) {
         size_t cap = x->cap_toks ? x->cap_toks * 2 : 256;
-        struct jx_tok *bigger = jx_arena_get(x->arena, cap * sizeof *bigger);
+        struct jx_tok *bigger = arena_get(x->arena, cap * sizeof *bigger);
         if (!bigger) {
             fail(x, "the template is too large");
             return &x->nowhere;
@@ -252,7 +252,7 @@ static void lex_string(struct lexer *x)
     t->s = x->s + x->at + 1;
     t->n = end - x->at - 1;
     if (escapes) {
-        char *to = jx_arena_get(x->arena, t->n);
+        char *to = arena_get(x->arena, t->n);
         if (!to) {
             fail(x, "the template is too large");
             return;
@@ -426,7 +426,7 @@ static void lex_code(struct lexer *x, bool block)
 /* Newlines of all kinds become \n, and one at the very end is dropped. */
 static int normalise(struct lexer *x, const char *text, size_t n)
 {
-    char *to = jx_arena_get(x->arena, n + 1);
+    char *to = arena_get(x->arena, n + 1);
     if (!to)
         return err_set(x->e, Q_ENOMEM, "the template is too large");
     size_t w = 0;
@@ -446,7 +446,7 @@ static int normalise(struct lexer *x, const char *text, size_t n)
     return 0;
 }
 
-int jx_lex(struct jx_arena *arena, const char *text, size_t n, struct jx_tok **toks, struct err *e)
+int jx_lex(struct arena *arena, const char *text, size_t n, struct jx_tok **toks, struct err *e)
 {
     struct lexer x = {.arena = arena, .line = 1, .line_start = true, .e = e};
     int rc = normalise(&x, text, n);

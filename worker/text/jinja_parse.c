@@ -24,7 +24,7 @@ struct jx_node *jx_p_fail(struct jx_parser *p, const char *fmt, ...)
 
 struct jx_node *jx_p_node(struct jx_parser *p, enum jx_kind k)
 {
-    struct jx_node *n = jx_arena_get(&p->t->arena, sizeof *n);
+    struct jx_node *n = arena_get(&p->t->arena, sizeof *n);
     if (!n) {
         /* Parsing stops at once (rc is set); what was built is thrown away, so that all the
          * failed nodes may be one. */
@@ -58,7 +58,7 @@ void jx_p_add(struct jx_parser *p, struct jx_node *n, struct jx_node *child)
     /* Capacity is the next power of two, so that it needs no field. */
     if ((n->n & (n->n - 1)) == 0) {
         size_t cap = n->n ? (size_t)n->n * 2 : 1;
-        struct jx_node **bigger = jx_arena_get(&p->t->arena, cap * sizeof(void *));
+        struct jx_node **bigger = arena_get(&p->t->arena, cap * sizeof(void *));
         if (!bigger) {
             jx_p_fail(p, "the template is too large");
             return;
@@ -100,8 +100,8 @@ uint32_t jx_p_intern(struct jx_parser *p, const char *s, size_t n)
         return id;
     if (t->n_names == t->cap_names) {
         uint32_t cap = t->cap_names ? t->cap_names * 2 : 64;
-        const struct jx_str **names = jx_arena_get(&t->arena, cap * sizeof(void *));
-        uint32_t *index = jx_arena_get(&t->arena, (size_t)cap * 2 * sizeof(uint32_t));
+        const struct jx_str **names = arena_get(&t->arena, cap * sizeof(void *));
+        uint32_t *index = arena_get(&t->arena, (size_t)cap * 2 * sizeof(uint32_t));
         if (!names || !index) {
             jx_p_fail(p, "the template is too large");
             return 0;
@@ -115,7 +115,7 @@ uint32_t jx_p_intern(struct jx_parser *p, const char *s, size_t n)
         for (uint32_t i = 0; i < t->n_names; i++)
             index_name(t, i);
     }
-    struct jx_str *str = jx_arena_get(&t->arena, sizeof *str);
+    struct jx_str *str = arena_get(&t->arena, sizeof *str);
     if (!str) {
         jx_p_fail(p, "the template is too large");
         return 0;
@@ -449,7 +449,7 @@ static struct jx_node *parse_body(struct jx_parser *p, const char *const *ends)
         struct jx_node *n;
         if (t->type == T_DATA) {
             n = jx_p_node(p, N_TEXT);
-            struct jx_str *str = jx_arena_get(&p->t->arena, sizeof *str);
+            struct jx_str *str = arena_get(&p->t->arena, sizeof *str);
             if (!str) {
                 jx_p_fail(p, "the template is too large");
                 break;
@@ -523,6 +523,6 @@ void jinja_free(struct jinja *t)
 {
     if (!t)
         return;
-    jx_arena_fini(&t->arena);
+    arena_fini(&t->arena);
     free(t);
 }

@@ -21,7 +21,7 @@
 
 struct cmd {
     const char *model, *file, *system;
-    bool jsonl, no_prompt;
+    bool jsonl, no_prompt, go;
     int64_t threads; /* part of the common form; one thread is enough here */
     struct chat_template *chat;
     char *template_text;
@@ -89,9 +89,34 @@ static struct jv *line_vars(const struct cmd *c, const struct jv *req)
     return v;
 }
 
+/* Through a chat template, in the shape that it wants. */
+static int render_with(const struct cmd *c, const struct chat_template *t, const struct jv *req,
+                       struct buf *out, bool *raised, struct err *e)
+{
+    struct chat_input in = {.messages = jv_get(req, "messages"),
+                            .tools = jv_get(req, "tools"),
+                            .extra = jv_get(req, "extra"),
+                            .add_generation_prompt =
+                                jv_bool(jv_get(req, "add_generation_prompt"), false),
+                            .bos_token = token_of(req, "bos_token", c->bos),
+                            .eos_token = token_of(req, "eos_token", c->eos)};
+    if (!jv_is(in.messages, JV_ARRAY))
+        return err_set(e, Q_EINVAL, "'messages' must be an array");
+    return chat_render(t, &in, out, raised, e);
+}
+
 static int render_own(const struct cmd *c, const struct jv *req, const char *text, size_t n,
                       struct buf *out, bool *raised, struct err *e)
 {
+    if (c->go) {
+        struct chat_template *t;
+        int rc = chat_open_go(&t, text, n, e);
+        if (rc)
+            return rc;
+        rc = render_with(c, t, req, out, raised, e);
+        chat_close(t);
+        return rc;
+    }
     struct jv *vars = line_vars(c, req);
     if (!vars)
         return err_set(e, Q_ENOMEM, "out of memory");
@@ -107,16 +132,7 @@ static int render_model(const struct cmd *c, const struct jv *req, struct buf *o
         return err_set(e, Q_ENOTFOUND,
                        c->model ? "the model file has no chat template"
                                 : "a template or --model is needed");
-    struct chat_input in = {.messages = jv_get(req, "messages"),
-                            .tools = jv_get(req, "tools"),
-                            .extra = jv_get(req, "extra"),
-                            .add_generation_prompt =
-                                jv_bool(jv_get(req, "add_generation_prompt"), false),
-                            .bos_token = token_of(req, "bos_token", c->bos),
-                            .eos_token = token_of(req, "eos_token", c->eos)};
-    if (!jv_is(in.messages, JV_ARRAY))
-        return err_set(e, Q_EINVAL, "'messages' must be an array");
-    return chat_render(c->chat, &in, out, raised, e);
+    return render_with(c, c->chat, req, out, raised, e);
 }
 
 static int render(const struct cmd *c, const struct jv *req, struct buf *out, bool *raised,
@@ -246,6 +262,10 @@ int tool_template(int argc, char **argv)
          .to = &c.file,
          .value = "FILE",
          .help = "a template file, in place of the model's"},
+        {.name = "go",
+         .kind = OPT_FLAG,
+         .to = &c.go,
+         .help = "given templates are in Go's language, as Ollama's"},
         {.name = "system",
          .kind = OPT_STR,
          .to = &c.system,
