@@ -75,6 +75,9 @@ static const struct probe_loops *loops_of(enum kern_level level)
         return &probe_loops_avx512;
     if (level == KERN_AVX2)
         return &probe_loops_avx2;
+#elif defined(__aarch64__)
+    if (level == KERN_NEON)
+        return &probe_loops_neon;
 #endif
     (void)level;
     return &probe_loops_ref;

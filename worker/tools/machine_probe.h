@@ -25,6 +25,8 @@ struct probe_loops {
 extern const struct probe_loops probe_loops_ref;
 #if defined(__x86_64__)
 extern const struct probe_loops probe_loops_avx2, probe_loops_avx512;
+#elif defined(__aarch64__)
+extern const struct probe_loops probe_loops_neon;
 #endif
 
 #endif

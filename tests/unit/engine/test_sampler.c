@@ -54,7 +54,7 @@ static void expected(const struct sampler_params *p, double prob[V])
     int order[V];
     double e[V], total = 0, max = -1e9;
     for (int i = 0; i < V; i++)
-        max = fmax(max, (double)logits[i]);
+        max = (double)logits[i] > max ? (double)logits[i] : max;
     for (int i = 0; i < V; i++) {
         order[i] = i;
         e[i] = exp(((double)logits[i] - max) / p->temperature);
