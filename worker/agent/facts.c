@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/agent/facts.h"
 
+#include "base/cpus.h"
 #include "base/fs.h"
 #include "base/num.h"
 
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,67 +77,20 @@ static void memory(uint64_t *total, uint64_t *available)
     buf_fini(&b);
 }
 
-static long topology(unsigned cpu, const char *what)
-{
-    char path[128];
-    struct buf b;
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/topology/%s", cpu, what);
-    buf_init(&b, 64);
-    slurp(&b, path);
-    long v = b.len ? strtol(buf_cstr(&b), NULL, 10) : -1;
-    buf_fini(&b);
-    return v;
-}
-
-/* Hyper-threads of a core share its vector units: cores are what counts. */
-static uint32_t physical_cores(void)
-{
-    cpu_set_t set;
-    struct {
-        long package, core;
-    } seen[CPU_SETSIZE];
-    uint32_t n = 0;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &set))
-            continue;
-        long package = topology(cpu, "physical_package_id"), core = topology(cpu, "core_id");
-        bool known = false;
-        for (uint32_t i = 0; i < n && !known && core >= 0; i++)
-            known = seen[i].package == package && seen[i].core == core;
-        if (!known) {
-            seen[n].package = package;
-            seen[n++].core = core;
-        }
-    }
-    return n ? n : 1;
-}
-
-static uint32_t cpu_quota(uint32_t n)
-{
-    struct buf b;
-    buf_init(&b, 256);
-    if (cgroup_file(&b, "cpu.max", NULL)) {
-        char *end;
-        uint64_t quota = strtoull(buf_cstr(&b), &end, 10); /* "max" reads as 0 */
-        uint64_t period = strtoull(end, NULL, 10);
-        if (quota > 0 && period > 0 && quota / period < n)
-            n = (uint32_t)(quota / period);
-    }
-    buf_fini(&b);
-    return n ? n : 1;
-}
-
 void facts_machine(struct facts_machine *m)
 {
     uint64_t available;
+    struct cpus cpus;
     struct buf b;
     memset(m, 0, sizeof *m);
     if (gethostname(m->host, sizeof m->host) != 0)
         snprintf(m->host, sizeof m->host, "localhost");
     m->host[sizeof m->host - 1] = '\0';
-    m->n_cpus = cpu_quota(physical_cores());
+    m->n_cpus = 1;
+    if (cpus_read(&cpus, NULL) == 0) {
+        m->n_cpus = cpus_threads(&cpus);
+        cpus_free(&cpus);
+    }
     memory(&m->mem_total, &available);
     buf_init(&b, 1 << 20);
     slurp(&b, "/proc/cpuinfo");

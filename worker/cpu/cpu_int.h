@@ -100,6 +100,7 @@ struct cpu_stage {
     const struct kern *kern;
     const struct attn_kern *attn;
     struct pool *pool;
+    bool borrowed_pool, fixed_threads;
     uint32_t n_threads;
     bool embed, head;
     uint32_t n_layers, max_tokens, max_seqs;

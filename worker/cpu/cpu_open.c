@@ -434,6 +434,19 @@ static int check_config(const struct stage_config *cfg, struct err *e)
     return 0;
 }
 
+static int take_threads(struct cpu_stage *s, const struct stage_config *cfg, struct err *e)
+{
+    const struct pool_config pc = {.n_threads = cfg->n_threads, .pin = cfg->pin_threads};
+    s->fixed_threads = cfg->fixed_threads;
+    if (!cfg->threads_of)
+        return pool_open(&s->pool, &pc, e);
+    if (cfg->threads_of->ops != backend_cpu())
+        return err_set(e, Q_EINVAL, "threads of a stage that is not on the CPU");
+    s->pool = ((const struct cpu_stage *)cfg->threads_of)->pool;
+    s->borrowed_pool = true;
+    return 0;
+}
+
 static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
                       const struct program *prog, struct err *e)
 {
@@ -441,7 +454,7 @@ static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
     if (rc)
         return rc;
     s->attn = attn_kern_at(s->kern->level);
-    if ((rc = pool_open(&s->pool, cfg->n_threads, e)))
+    if ((rc = take_threads(s, cfg, e)))
         return rc;
     s->n_threads = pool_threads(s->pool);
     if ((rc = plan_ops(s, prog, e)) || (rc = load_weights(s, cfg, prog, e)) ||
@@ -484,7 +497,8 @@ void cpu_stage_free(struct cpu_stage *s)
 {
     if (!s)
         return;
-    pool_close(s->pool);
+    if (!s->borrowed_pool)
+        pool_close(s->pool);
     for (uint32_t i = 0; s->ops && i < s->n_ops; i++) {
         free(s->ops[i].units);
         free(s->ops[i].split);

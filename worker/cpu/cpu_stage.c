@@ -65,7 +65,11 @@ static int cpu_run(struct stage *stage, const struct batch *b, float *out)
     cpu_attn_plan(s);
     for (uint32_t i = 0; i < 2 * s->n_threads; i++)
         atomic_store_explicit(&s->claims[i].next, 0, memory_order_relaxed);
-    pool_step(s->pool, cpu_region, s);
+    if (s->fixed_threads) {
+        pool_run(s->pool, cpu_region, s);
+    } else {
+        pool_step(s->pool, cpu_region, s);
+    }
     s->batch = NULL;
     return 0;
 }

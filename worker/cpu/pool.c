@@ -2,12 +2,14 @@
 #include "worker/cpu/pool.h"
 
 #include "base/clock.h"
+#include "base/cpus.h"
 #include "base/num.h"
 #include "worker/cpu/pool_tune.h"
 
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -31,7 +33,8 @@ struct member {
     struct event work; /* raised once per region in which the thread takes part */
     struct pool *pool;
     pthread_t thread;
-    uint32_t tid;
+    uint32_t tid, node;
+    cpu_set_t *where;   /* the CPUs it may use; NULL: any */
     uint64_t spun;      /* pauses since worked_ns was taken */
     uint64_t cpu_ns;    /* of the thread then */
     uint64_t worked_ns; /* in the last region: CPU time without spinning */
@@ -44,6 +47,8 @@ struct pool {
     void *ctx;
     bool stop;
     uint32_t n, active; /* threads: all, in this region */
+    size_t set_bytes;   /* of each member's `where` */
+    cpu_set_t *before;  /* where the caller may run outside a region */
     uint32_t spins;
     double pause_ns;
     struct pool_tune tune;
@@ -119,6 +124,8 @@ static void *member_main(void *arg)
     struct pool *p = m->pool;
     uint32_t seen = 0;
 
+    if (m->where)
+        sched_setaffinity(0, p->set_bytes, m->where); /* a wish: works without */
     for (;;) {
         event_wait(&m->work, seen, p->spins, &m->spun);
         seen++;
@@ -132,6 +139,9 @@ static void *member_main(void *arg)
 
 static void region(struct pool *p, uint32_t n, void (*fn)(void *ctx, uint32_t tid), void *ctx)
 {
+    const cpu_set_t *where = p->members[0].where;
+    bool bound = where && sched_getaffinity(0, p->set_bytes, p->before) == 0 &&
+                 sched_setaffinity(0, p->set_bytes, where) == 0;
     p->fn = fn;
     p->ctx = ctx;
     p->active = n;
@@ -139,6 +149,8 @@ static void region(struct pool *p, uint32_t n, void (*fn)(void *ctx, uint32_t ti
         event_raise(&p->members[i].work);
     fn(ctx, 0);
     pool_barrier(p, 0);
+    if (bound)
+        sched_setaffinity(0, p->set_bytes, p->before);
 }
 
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx)
@@ -184,36 +196,88 @@ static void stop_members(struct pool *p, uint32_t n)
         pthread_join(p->members[i].thread, NULL);
 }
 
-int pool_open(struct pool **out, uint32_t n_threads, struct err *e)
+/* Give every thread its node and, where wanted, its CPUs. */
+static int place_members(struct pool *p, const struct cpus *c, bool pin, struct err *e)
 {
-    *out = NULL;
-    if (n_threads == 0)
-        n_threads = pool_default_threads();
-    if (n_threads > MAX_THREADS)
-        return err_set(e, Q_EINVAL, "%u threads, at most %u", n_threads, MAX_THREADS);
-    struct pool *p = aligned_alloc(64, sizeof(*p) + n_threads * sizeof(struct member));
-    if (!p)
-        return err_set(e, Q_ENOMEM, "no memory for %u threads", n_threads);
-    memset(p, 0, sizeof(*p) + n_threads * sizeof(struct member));
-    p->n = n_threads;
-    p->pause_ns = measure_pause();
-    p->spins = (uint32_t)(SPIN_NS / p->pause_ns) + 1;
-    pool_tune_init(&p->tune, n_threads);
-    p->members[0].pool = p;
-    for (uint32_t i = 1; i < n_threads; i++) {
-        struct member *m = &p->members[i];
+    bool bind = pin || c->n_nodes > 1;
+    p->set_bytes = CPU_ALLOC_SIZE(CPUS_MAX);
+    if (bind && !(p->before = CPU_ALLOC(CPUS_MAX)))
+        return err_set(e, Q_ENOMEM, "no memory to place %u threads", p->n);
+    for (uint32_t t = 0; t < p->n; t++) {
+        struct member *m = &p->members[t];
+        uint32_t at = cpus_place(c, t, p->n);
         m->pool = p;
-        m->tid = i;
+        m->tid = t;
+        m->node = c->all[at].node;
+        if (!bind)
+            continue;
+        if (!(m->where = CPU_ALLOC(CPUS_MAX)))
+            return err_set(e, Q_ENOMEM, "no memory to place %u threads", p->n);
+        CPU_ZERO_S(p->set_bytes, m->where);
+        for (uint32_t i = 0; i < c->n; i++) {
+            if (pin ? i == at : c->all[i].node == m->node)
+                CPU_SET_S(c->all[i].cpu, p->set_bytes, m->where);
+        }
+    }
+    return 0;
+}
+
+static void release(struct pool *p)
+{
+    for (uint32_t t = 0; t < p->n; t++)
+        CPU_FREE(p->members[t].where);
+    CPU_FREE(p->before);
+    free(p);
+}
+
+static int start_members(struct pool *p, struct err *e)
+{
+    for (uint32_t i = 1; i < p->n; i++) {
+        struct member *m = &p->members[i];
         int rc = pthread_create(&m->thread, NULL, member_main, m);
         if (rc) {
             stop_members(p, i);
-            free(p);
-            return err_set(e, Q_ENOMEM, "can't start thread %u of %u: %s", i + 1, n_threads,
+            return err_set(e, Q_ENOMEM, "can't start thread %u of %u: %s", i + 1, p->n,
                            strerror(rc));
         }
     }
+    return 0;
+}
+
+static int open_on(struct pool **out, uint32_t n, const struct cpus *c, bool pin, struct err *e)
+{
+    if (n > MAX_THREADS)
+        return err_set(e, Q_EINVAL, "%u threads, at most %u", n, MAX_THREADS);
+    size_t bytes = sizeof(struct pool) + n * sizeof(struct member);
+    struct pool *p = aligned_alloc(64, bytes);
+    if (!p)
+        return err_set(e, Q_ENOMEM, "no memory for %u threads", n);
+    memset(p, 0, bytes);
+    p->n = n;
+    p->pause_ns = measure_pause();
+    p->spins = (uint32_t)(SPIN_NS / p->pause_ns) + 1;
+    pool_tune_init(&p->tune, n);
+    int rc = place_members(p, c, pin, e);
+    if (rc == 0)
+        rc = start_members(p, e);
+    if (rc) {
+        release(p);
+        return rc;
+    }
     *out = p;
     return 0;
+}
+
+int pool_open(struct pool **out, const struct pool_config *cfg, struct err *e)
+{
+    struct cpus c;
+    *out = NULL;
+    int rc = cpus_read(&c, e);
+    if (rc)
+        return rc;
+    rc = open_on(out, cfg->n_threads ? cfg->n_threads : cpus_threads(&c), &c, cfg->pin, e);
+    cpus_free(&c);
+    return rc;
 }
 
 void pool_close(struct pool *p)
@@ -221,7 +285,12 @@ void pool_close(struct pool *p)
     if (!p)
         return;
     stop_members(p, p->n);
-    free(p);
+    release(p);
+}
+
+uint32_t pool_node(const struct pool *p, uint32_t tid)
+{
+    return p->members[tid].node;
 }
 
 uint32_t pool_threads(const struct pool *p)

@@ -12,20 +12,28 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct pool;
 
-/* n_threads counts the caller; 0 means pool_default_threads(). */
-Q_MUST_CHECK int pool_open(struct pool **out, uint32_t n_threads, struct err *e);
+struct pool_config {
+    uint32_t n_threads; /* with the caller; 0: cores within the control group's quota */
+    /* Every thread stays on a core of its own; the caller while a region runs. Good where
+     * nobody else works, bad where somebody does. On several memory nodes threads stay on
+     * their node in any case, so that rows of weights have a home. */
+    bool pin;
+};
+
+Q_MUST_CHECK int pool_open(struct pool **out, const struct pool_config *cfg, struct err *e);
 void pool_close(struct pool *p); /* joins the threads; NULL is fine */
 uint32_t pool_threads(const struct pool *p);
+/* Memory node of a thread, counted from 0 without gaps and never falling from thread to
+ * thread; the same for the same number of threads on the same machine. */
+uint32_t pool_node(const struct pool *p, uint32_t tid);
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 void pool_step(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 uint32_t pool_active(const struct pool *p);
 void pool_barrier(struct pool *p, uint32_t tid);
-
-/* Physical cores among the CPUs this process may use, at most its cgroup's quota; 1 or more. */
-uint32_t pool_default_threads(void);
 
 #endif

@@ -152,6 +152,7 @@ static int open_stages(struct shard *s, struct err *e)
     sc.head = true;
     sc.n_pages = 1;
     sc.progress = NULL;
+    sc.threads_of = s->stage; /* the engine thread drives both, one after the other */
     return ops->open(&s->head_stage, &sc, e);
 }
 

@@ -32,6 +32,11 @@ struct stage_config {
     uint32_t max_tokens; /* most rows in one batch */
     uint32_t max_seqs;   /* most sequences in one batch */
     uint32_t n_threads;  /* 0: physical cores within the cgroup quota */
+    bool pin_threads;    /* each on a core of its own */
+    bool fixed_threads;  /* all in every step, even where fewer would be faster (tests) */
+    /* NULL, or a stage of the same back end whose threads serve this one too. It lives longer,
+     * and one thread drives both. */
+    const struct stage *threads_of;
     /* Loading progress 0..1, called from the opening thread; may be NULL. */
     void (*progress)(double done, void *ctx);
     void *progress_ctx;

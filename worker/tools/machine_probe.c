@@ -89,7 +89,7 @@ int probe_machine(struct probe *p, uint32_t n_threads, struct err *e)
     struct pool *pool;
     int rc = kern_get(&kern, e);
     if (rc == 0)
-        rc = pool_open(&pool, n_threads, e);
+        rc = pool_open(&pool, &(struct pool_config){.n_threads = n_threads}, e);
     if (rc)
         return rc;
     uint32_t n = pool_threads(pool);

@@ -48,6 +48,8 @@ static inline char *h_data(const char *rel)
 
 struct h_config {
     uint32_t n_threads, n_stages, max_rows, n_pages, max_seqs;
+    bool tuned_threads; /* as many as are worth it; else all */
+    bool share_threads; /* all stages use those of the first */
     enum kv_type kv;
 };
 
@@ -76,6 +78,8 @@ static inline void h_open(struct h_run *r, const char *path, const struct h_conf
             .max_tokens = c->max_rows,
             .max_seqs = c->max_seqs ? c->max_seqs : 1,
             .n_threads = c->n_threads,
+            .fixed_threads = !c->tuned_threads,
+            .threads_of = c->share_threads && i > 0 ? r->stages[0] : NULL,
         };
         rc = backend_cpu()->open(&r->stages[i], &sc, &e);
         if (rc)
@@ -89,8 +93,8 @@ static inline void h_open(struct h_run *r, const char *path, const struct h_conf
 
 static inline void h_close(struct h_run *r)
 {
-    for (uint32_t i = 0; i < r->n_stages; i++)
-        stage_close(r->stages[i]);
+    for (uint32_t i = r->n_stages; i > 0; i--)
+        stage_close(r->stages[i - 1]);
     model_close(r->model);
     free(r->hidden[0]);
     free(r->hidden[1]);

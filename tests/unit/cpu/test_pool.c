@@ -6,13 +6,21 @@
 
 #include <cmocka.h>
 
+#include "base/cpus.h"
 #include "worker/cpu/pool.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #define MOST   7U
 #define PHASES 50U
+
+static int open_n(struct pool **p, uint32_t n, bool pin, struct err *e)
+{
+    const struct pool_config c = {.n_threads = n, .pin = pin};
+    return pool_open(p, &c, e);
+}
 
 struct work {
     struct pool *pool;
@@ -43,7 +51,7 @@ static void test_run(void **state)
     for (uint32_t n = 1; n <= MOST; n++) {
         struct work w = {.pool = NULL};
         struct err e = {0};
-        assert_int_equal(pool_open(&w.pool, n, &e), 0);
+        assert_int_equal(open_n(&w.pool, n, false, &e), 0);
         assert_int_equal(pool_threads(w.pool), n);
         for (int k = 0; k < 20; k++) {
             atomic_store(&w.mask, 0);
@@ -63,7 +71,7 @@ static void test_step(void **state)
     struct work w = {.pool = NULL};
     struct err e = {0};
     (void)state;
-    assert_int_equal(pool_open(&w.pool, MOST, &e), 0);
+    assert_int_equal(open_n(&w.pool, MOST, false, &e), 0);
     for (int k = 0; k < 200; k++) {
         atomic_store(&w.mask, 0);
         pool_step(w.pool, phases, &w);
@@ -80,15 +88,57 @@ static void test_step(void **state)
 static void test_limits(void **state)
 {
     struct pool *p;
+    struct cpus c;
     struct err e = {0};
     (void)state;
-    assert_int_equal(pool_open(&p, 1U << 20, &e), Q_EINVAL);
+    assert_int_equal(open_n(&p, 1U << 20, false, &e), Q_EINVAL);
     assert_null(p);
-    assert_int_equal(pool_open(&p, 0, &e), 0);
-    assert_int_equal(pool_threads(p), pool_default_threads());
-    assert_true(pool_threads(p) >= 1);
+    assert_int_equal(open_n(&p, 0, false, &e), 0);
+    assert_int_equal(cpus_read(&c, &e), 0);
+    assert_int_equal(pool_threads(p), cpus_threads(&c));
+    cpus_free(&c);
     pool_close(p);
     pool_close(NULL);
+}
+
+static void note_cpus(void *ctx, uint32_t tid)
+{
+    cpu_set_t *sets = ctx;
+    assert_int_equal(sched_getaffinity(0, sizeof(*sets), &sets[tid]), 0);
+}
+
+/* Each thread has one CPU, cores before anything twice; the caller is free again afterwards. */
+static void test_pin(void **state)
+{
+    cpu_set_t sets[MOST], before, after;
+    struct pool *p;
+    struct cpus c;
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    assert_int_equal(cpus_read(&c, &e), 0);
+    uint32_t n = c.n_cores < MOST ? c.n_cores : MOST;
+    assert_int_equal(open_n(&p, n, true, &e), 0);
+    for (int k = 0; k < 3; k++) {
+        pool_run(p, note_cpus, sets);
+        for (uint32_t t = 0; t < n; t++) {
+            assert_int_equal(CPU_COUNT(&sets[t]), 1);
+            assert_true(CPU_ISSET(c.all[cpus_place(&c, t, n)].cpu, &sets[t]));
+            for (uint32_t u = 0; u < t; u++)
+                assert_false(CPU_EQUAL(&sets[t], &sets[u]));
+        }
+        assert_int_equal(sched_getaffinity(0, sizeof(after), &after), 0);
+        assert_true(CPU_EQUAL(&before, &after));
+    }
+    pool_close(p);
+    cpus_free(&c);
+    assert_int_equal(open_n(&p, MOST, true, &e), 0); /* more threads than cores */
+    pool_run(p, note_cpus, sets);
+    for (uint32_t t = 0; t < MOST; t++) {
+        assert_int_equal(CPU_COUNT(&sets[t]), 1);
+        assert_true(pool_node(p, t) >= (t ? pool_node(p, t - 1) : 0));
+    }
+    pool_close(p);
 }
 
 int main(void)
@@ -96,6 +146,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run),
         cmocka_unit_test(test_step),
+        cmocka_unit_test(test_pin),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

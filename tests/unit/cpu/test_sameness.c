@@ -101,6 +101,35 @@ static void test_stages(void **state)
     }
 }
 
+/* Stages on the threads of the first, of which each step takes as many as are worth it. */
+static void test_shared_threads(void **state)
+{
+    struct h_run r;
+    (void)state;
+    if (!open_file(&r, 0, 1, 1, KV_F16))
+        skip();
+    float *want = logits_of(&r, 100, 100);
+    h_close(&r);
+    char *path = h_data(files[0]);
+    assert_non_null(path);
+    const struct h_config c = {.n_threads = 5,
+                               .n_stages = 3,
+                               .max_rows = MAX_ROWS,
+                               .n_pages = PAGES,
+                               .tuned_threads = true,
+                               .share_threads = true,
+                               .kv = KV_F16};
+    h_open(&r, path, &c);
+    free(path);
+    for (uint32_t chunk = 1; chunk <= 64; chunk *= 4) {
+        float *got = logits_of(&r, 100, chunk);
+        check_same(want, got, 100, r.n_vocab, "shared threads");
+        free(got);
+    }
+    free(want);
+    h_close(&r);
+}
+
 /* Several sequences in one batch, each at its own place: prefill beside decode. */
 static void test_batches(void **state)
 {
@@ -244,6 +273,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chunks_and_threads),
         cmocka_unit_test(test_stages),
+        cmocka_unit_test(test_shared_threads),
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_wanted_rows),
