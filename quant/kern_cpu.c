@@ -43,7 +43,7 @@ enum kern_level kern_cpu_level(void)
 
 bool kern_cpu_by_intel(void)
 {
-    unsigned a, b, c, d;
+    unsigned a = 0, b = 0, c = 0, d = 0; /* gcc at -O1 does not see that they are set */
     return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && d == signature_INTEL_edx &&
            c == signature_INTEL_ecx;
 }
