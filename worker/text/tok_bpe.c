@@ -9,26 +9,10 @@
 /* The file writes each byte as one printable character. Texts are turned into the bytes they
  * stand for once, at opening; from then on pieces of input are looked up as they are. */
 
-#define N_BYTE_CHARS 0x144 /* the 256 characters lie below */
-#define SMALL        40U   /* symbols up to which a scan for the best pair beats the heap */
-
-struct byte_chars {
-    int16_t byte[N_BYTE_CHARS]; /* -1: stands for no byte */
-};
-
-static void byte_chars_init(struct byte_chars *b)
-{
-    int next = 256;
-    for (int c = 0; c < N_BYTE_CHARS; c++)
-        b->byte[c] = -1;
-    for (int c = 0; c < 256; c++) {
-        bool itself = (c >= 33 && c <= 126) || (c >= 161 && c <= 172) || c >= 174;
-        b->byte[itself ? c : next++] = (int16_t)c;
-    }
-}
+#define SMALL 40U /* symbols up to which a scan for the best pair beats the heap */
 
 /* Append the bytes that s stands for; false if some character stands for none. */
-static bool to_bytes(const struct byte_chars *map, const char *s, size_t n, struct buf *out)
+static bool to_bytes(const char *s, size_t n, struct buf *out)
 {
     if (buf_reserve(out, n))
         return false; /* no character stands for more bytes than it has */
@@ -36,9 +20,10 @@ static bool to_bytes(const struct byte_chars *map, const char *s, size_t n, stru
     for (size_t i = 0; i < n;) {
         uint32_t cp = (unsigned char)s[i];
         size_t len = cp < 0x80 ? 1 : utf8_decode(s + i, n - i, &cp);
-        if (len == 0 || cp >= N_BYTE_CHARS || map->byte[cp] < 0)
+        int byte = len ? byte_of_char(cp) : -1;
+        if (byte < 0)
             return false;
-        *to++ = (char)map->byte[cp];
+        *to++ = (char)byte;
         i += len;
     }
     *to = '\0';
@@ -48,8 +33,8 @@ static bool to_bytes(const struct byte_chars *map, const char *s, size_t n, stru
 
 /* A token's bytes; those of special tokens, and of texts outside the byte alphabet, are their
  * text. Only tokens that merges may give are put into the map. */
-static int load_token(struct tokenizer *t, const struct byte_chars *chars, uint32_t id,
-                      uint8_t *in_map, struct buf *tmp, struct err *e)
+static int load_token(struct tokenizer *t, uint32_t id, uint8_t *in_map, struct buf *tmp,
+                      struct err *e)
 {
     size_t n;
     const char *s = tok_str(&t->text, id, &n);
@@ -57,7 +42,7 @@ static int load_token(struct tokenizer *t, const struct byte_chars *chars, uint3
     bool plain = type == TOK_NORMAL || type == TOK_UNUSED || type == TOK_BYTE;
 
     buf_clear(tmp);
-    bool whole = to_bytes(chars, s, n, tmp);
+    bool whole = to_bytes(s, n, tmp);
     if (tmp->failed)
         return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     int rc = plain && whole ? tok_strings_add(&t->bytes, buf_cstr(tmp), tmp->len, e)
@@ -95,22 +80,6 @@ static uint32_t expected(const struct tokenizer *t, uint32_t last, const char *p
     return TOKEN_NONE;
 }
 
-static uint32_t merge_home(const struct tokenizer *t, uint32_t left, uint32_t right)
-{
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15U;
-    return (uint32_t)(h >> 32) & t->merge_mask;
-}
-
-static uint32_t merge_slot(const struct tokenizer *t, uint32_t left, uint32_t right)
-{
-    uint32_t i = merge_home(t, left, right);
-    while (t->merges[i].left != TOKEN_NONE &&
-           (t->merges[i].left != left || t->merges[i].right != right)) {
-        i = (i + 1) & t->merge_mask;
-    }
-    return i;
-}
-
 /* A line of the merges on its way into the table. Lines go through in batches, each step for
  * all of them, so that their cache misses overlap. */
 struct line {
@@ -119,17 +88,13 @@ struct line {
     struct tok_merge merge;
 };
 
-static int read_line(struct tokenizer *t, const struct byte_chars *chars, struct gguf_str s,
+static int read_line(struct tokenizer *t, struct gguf_str left, struct gguf_str right,
                      uint32_t rank, struct line *l, struct buf *tmp, struct err *e)
 {
-    const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
-    if (!space || space + 1 == s.p + s.n)
-        return err_set(e, Q_EINVAL, "tokenizer.ggml.merges[%u] is no pair", rank);
-    size_t n_left = (size_t)(space - s.p);
     *l = (struct line){.at = tmp->len, .merge.rank = rank};
-    bool whole = to_bytes(chars, s.p, n_left, tmp);
+    bool whole = to_bytes(left.p, left.n, tmp);
     l->n_left = tmp->len - l->at;
-    whole = whole && to_bytes(chars, space + 1, s.n - n_left - 1, tmp);
+    whole = whole && to_bytes(right.p, right.n, tmp);
     if (tmp->failed)
         return err_set(e, Q_ENOMEM, "no memory for the merges");
     if (!whole)
@@ -154,7 +119,7 @@ static int resolve(struct tokenizer *t, struct line *l, uint32_t *last, const ch
     if (rc)
         return rc;
     *last = m->merged;
-    __builtin_prefetch(&t->merges[merge_home(t, m->left, m->right)], 1);
+    __builtin_prefetch(&t->merges[tok_merge_home(m->left, m->right) & t->merge_mask], 1);
     return 0;
 }
 
@@ -169,15 +134,29 @@ static int put_lines(struct tokenizer *t, struct line *l, uint32_t n, uint32_t *
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         if (l[i].n == 0)
             continue;
-        struct tok_merge *m = &t->merges[merge_slot(t, l[i].merge.left, l[i].merge.right)];
-        if (m->left == TOKEN_NONE)
-            *m = l[i].merge;
+        tok_merge_put(t, &l[i].merge);
     }
     return rc;
 }
 
-static int load_merges(struct tokenizer *t, const struct byte_chars *chars, const struct gguf *g,
-                       struct buf *tmp, struct err *e)
+static int gguf_next(struct tok_merges *base, struct gguf_str *left, struct gguf_str *right,
+                     struct err *e)
+{
+    struct tok_gguf_merges *m = (struct tok_gguf_merges *)base;
+    struct gguf_str s;
+    if (m->done == base->n)
+        return 0;
+    m->cursor = gguf_arr_next_str(m->kv, m->cursor, &s);
+    const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+    if (!space || space + 1 == s.p + s.n)
+        return err_set(e, Q_EINVAL, "tokenizer.ggml.merges[%u] is no pair", m->done);
+    *left = (struct gguf_str){s.p, (size_t)(space - s.p)};
+    *right = (struct gguf_str){space + 1, s.n - left->n - 1};
+    m->done++;
+    return 1;
+}
+
+int tok_gguf_merges_init(struct tok_gguf_merges *m, const struct gguf *g, struct err *e)
 {
     const struct gguf_kv *kv = gguf_find(g, "tokenizer.ggml.merges");
     if (!kv)
@@ -189,39 +168,36 @@ static int load_merges(struct tokenizer *t, const struct byte_chars *chars, cons
         return err_set(e, Q_EINVAL, "tokenizer.ggml.merges has %llu entries",
                        (unsigned long long)kv->count);
     }
-    uint32_t slots = 16;
-    while (slots / 2 < kv->count)
-        slots *= 2;
-    t->merges = malloc(slots * sizeof(*t->merges));
-    if (!t->merges)
-        return err_set(e, Q_ENOMEM, "no memory for the merges");
-    memset(t->merges, 0xFF, slots * sizeof(*t->merges));
-    t->merge_mask = slots - 1;
+    *m = (struct tok_gguf_merges){.base = {gguf_next, (uint32_t)kv->count}, .kv = kv};
+    return 0;
+}
 
-    const unsigned char *cursor = NULL;
-    uint32_t n = (uint32_t)kv->count, last = 0;
-    int rc = 0;
-    for (uint32_t from = 0; from < n && rc == 0; from += TOK_BATCH) {
+static int load_merges(struct tokenizer *t, struct tok_merges *m, struct buf *tmp, struct err *e)
+{
+    uint32_t rank = 0, last = 0;
+    int rc = tok_merge_table(t, m->n, e), more = 1;
+    while (rc == 0 && more == 1) {
         struct line lines[TOK_BATCH];
-        uint32_t count = NUM_MIN(n - from, TOK_BATCH);
+        struct gguf_str left, right;
+        uint32_t count = 0;
         buf_clear(tmp);
-        for (uint32_t i = 0; i < count && rc == 0; i++) {
-            struct gguf_str s;
-            cursor = gguf_arr_next_str(kv, cursor, &s);
-            rc = read_line(t, chars, s, from + i, &lines[i], tmp, e);
+        while (rc == 0 && count < TOK_BATCH && rank < m->n &&
+               (more = m->next(m, &left, &right, e)) == 1) {
+            rc = read_line(t, left, right, rank++, &lines[count++], tmp, e);
         }
+        if (rc == 0 && (more < 0 || count == 0))
+            return more < 0 ? more : 0;
         if (rc == 0)
             rc = put_lines(t, lines, count, &last, tmp, e);
     }
     return rc;
 }
 
-static int load_tokens(struct tokenizer *t, const struct byte_chars *chars, uint8_t *in_map,
-                       struct buf *tmp, struct err *e)
+static int load_tokens(struct tokenizer *t, uint8_t *in_map, struct buf *tmp, struct err *e)
 {
     int rc = 0;
     for (uint32_t i = 0; i < t->n_vocab && rc == 0; i++)
-        rc = load_token(t, chars, i, &in_map[i], tmp, e);
+        rc = load_token(t, i, &in_map[i], tmp, e);
     if (rc == 0)
         rc = tok_map_put_all(&t->map, &t->bytes, in_map, t->n_vocab, e);
     for (unsigned c = 0; c < 256 && rc == 0; c++) {
@@ -231,21 +207,18 @@ static int load_tokens(struct tokenizer *t, const struct byte_chars *chars, uint
     return rc;
 }
 
-int tok_bpe_load(struct tokenizer *t, const struct gguf *g, struct err *e)
+int tok_bpe_load(struct tokenizer *t, struct tok_merges *m, struct err *e)
 {
-    struct byte_chars chars;
     struct buf tmp;
     int rc = tok_map_init(&t->map, t->n_vocab, e);
     if (rc)
         return rc;
     uint8_t *in_map = calloc(t->n_vocab, 1);
-    t->self = calloc(t->n_vocab, sizeof(*t->self));
-    byte_chars_init(&chars);
     buf_init(&tmp, TOK_MAX_BYTES);
-    rc = in_map && t->self ? load_tokens(t, &chars, in_map, &tmp, e)
-                           : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    rc = in_map ? load_tokens(t, in_map, &tmp, e)
+                : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     if (rc == 0)
-        rc = load_merges(t, &chars, g, &tmp, e);
+        rc = load_merges(t, m, &tmp, e);
     t->n_all = t->bytes.n;
     buf_fini(&tmp);
     free(in_map);
@@ -281,7 +254,7 @@ static void pair_by_id(const struct tokenizer *t, const char *piece, struct tok_
                        const struct tok_sym *b)
 {
     (void)piece;
-    const struct tok_merge *m = &t->merges[merge_slot(t, a->id, b->id)];
+    const struct tok_merge *m = tok_merge_find(t, a->id, b->id);
     if (m->left == TOKEN_NONE)
         return;
     a->key = m->rank;
@@ -312,7 +285,7 @@ static int merge_small(const struct job *j, const char *s, size_t n)
     for (size_t i = 0; i < n; i++)
         id[i] = t->byte_id[(unsigned char)s[i]];
     for (size_t i = 0; i + 1 < n; i++)
-        pair[i] = t->merges[merge_slot(t, id[i], id[i + 1])];
+        pair[i] = *tok_merge_find(t, id[i], id[i + 1]);
     for (;;) {
         size_t best = 0;
         uint32_t rank = TOK_NO_PAIR;
@@ -329,10 +302,10 @@ static int merge_small(const struct job *j, const char *s, size_t n)
         memmove(&id[best + 1], &id[best + 2], (n - best - 1) * sizeof(*id));
         if (best + 1 < n) {
             memmove(&pair[best], &pair[best + 1], (n - best - 1) * sizeof(*pair));
-            pair[best] = t->merges[merge_slot(t, id[best], id[best + 1])];
+            pair[best] = *tok_merge_find(t, id[best], id[best + 1]);
         }
         if (best > 0)
-            pair[best - 1] = t->merges[merge_slot(t, id[best - 1], id[best])];
+            pair[best - 1] = *tok_merge_find(t, id[best - 1], id[best]);
     }
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++)
@@ -367,9 +340,14 @@ static int put_piece(void *ctx, const char *s, size_t n)
     return rc;
 }
 
-int tok_bpe_encode(const struct tokenizer *t, const char *s, size_t n, struct tok_work *w,
-                   struct token_list *out, struct err *e)
+int tok_bpe_encode(const struct tokenizer *t, const char *s, size_t n, bool first,
+                   struct tok_work *w, struct token_list *out, struct err *e)
 {
     struct job j = {t, w, out, e};
-    return n ? pre_split(t->pre, s, n, put_piece, &j) : 0;
+    if (n == 0)
+        return 0;
+    if (t->pre)
+        return pre_split(t->pre, s, n, put_piece, &j);
+    return t->split ? split_run(t->split, &w->split, s, n, first, put_piece, &j, e)
+                    : put_piece(&j, s, n);
 }

@@ -8,7 +8,9 @@
 #define QUIRE_TEXT_TOK_IMPL_H
 
 #include "base/hash.h"
+#include "worker/text/tok_norm.h"
 #include "worker/text/tok_pre.h"
+#include "worker/text/tok_split.h"
 #include "worker/text/tokenizer.h"
 
 #include <stdatomic.h>
@@ -19,7 +21,17 @@
 #define TOK_MAX_SPECIAL 1024U               /* bytes of one special token's text */
 #define TOK_MAX_INPUT   ((size_t)256 << 20) /* bytes of one text to encode */
 
-enum tok_model { TOK_SPM, TOK_BPE };
+#define TOK_SPACE_MARK "\xE2\x96\x81" /* U+2581 stands for a space inside tokens */
+#define TOK_MAX_AROUND 16U            /* ids added before and after a text */
+
+enum tok_model {
+    TOK_SPM,      /* merges by score: SentencePiece BPE */
+    TOK_BPE,      /* merges by rank, of bytes */
+    TOK_CHAR_BPE, /* merges by rank, of characters */
+    TOK_UNIGRAM,
+    TOK_WORDPIECE,
+    TOK_WORDLEVEL
+};
 
 /* tokenizer.ggml.token_type */
 enum tok_type {
@@ -53,6 +65,45 @@ struct tok_merge {
     uint32_t rank, merged;
 };
 
+/* Texts that become tokens wherever they stand, sorted; texts[k] is the place of text k in
+ * `from`. */
+struct tok_special {
+    const struct tok_strings *from;
+    uint32_t *ids, *texts;
+    uint32_t n;
+    bool first[2][256]; /* may one begin with this byte? [1]: control tokens too */
+};
+
+/* How a special token is found, by token. */
+enum {
+    FLAG_LSTRIP = 1,     /* takes the whitespace before it */
+    FLAG_RSTRIP = 2,     /* and after it */
+    FLAG_WORD = 4,       /* not inside a word */
+    FLAG_NORMALIZED = 8, /* looked for in the normalised text */
+    FLAG_ADDED = 16      /* stands in added_tokens */
+};
+
+/* A trie of bytes for Unigram; the children of a node lie side by side. */
+struct tok_trie {
+    struct tok_node {
+        uint32_t child, id; /* id TOKEN_NONE: no token ends here */
+        uint16_t n_child;
+        uint8_t label;
+    } * node;
+    uint32_t n, cap;
+    uint32_t root[256]; /* child of the root by label, 0: none */
+};
+
+/* Decoding beyond tokens' bytes side by side. */
+struct tok_deco {
+    bool has_first; /* the first token of a text has other bytes: */
+    struct tok_strings first;
+    char strip; /* up to n_strip of these go from the start of a text */
+    unsigned n_strip;
+    bool hold_space; /* one space at the end of a text goes */
+    bool no_repeat;  /* CTC: a token right after itself is nothing */
+};
+
 struct tokenizer {
     enum tok_model model;
     uint32_t n_vocab, n_all;
@@ -68,15 +119,32 @@ struct tokenizer {
     uint32_t *order;          /* SPM: sort key of the score, lower merges first */
     struct tok_merge *merges; /* BPE */
     uint32_t merge_mask;
-    _Atomic uint8_t *self; /* do the merges give this token for its own text? */
-    const struct tok_pre *pre;
+    _Atomic uint8_t *self;     /* do the merges give this token for its own text? */
+    const struct tok_pre *pre; /* BPE: the scanner, where one is all there is */
+    struct tok_split *split;   /* else the steps; NULL: pieces are whole fragments */
     bool ignore_merges, nfc;
+    struct tok_norm *norm; /* NULL: none */
+    struct tok_sp_norm sp; /* with sp_on: SentencePiece's normaliser */
+    bool sp_on;
 
-    uint32_t *special; /* ids sorted by text */
-    uint32_t n_special;
-    bool first[2][256];  /* may a special token begin with this byte? [1]: control tokens too */
-    bool special_rstrip; /* Phi-3: special tokens take the whitespace after them */
+    struct tok_trie trie; /* UNIGRAM */
+    double *score;
+    double unk_score;
+    bool float_sums;     /* UNIGRAM: path sums rounded as SentencePiece does */
+    bool byte_fallback;  /* what is unknown becomes byte tokens where all are there */
+    bool fuse_unk;       /* neighbouring unknowns are one */
+    char *cont, *suffix; /* before word parts that continue (##), after the last one (</w>) */
+    size_t n_cont, n_suffix;
+    uint32_t max_word;  /* WORDPIECE: characters */
+    bool newline_whole; /* CHAR_BPE: a piece of newlines that is a token is not merged */
 
+    struct tok_special special[2]; /* in the text as it is; in the normalised text */
+    struct tok_strings norm_text;  /* texts of special[1] */
+    uint8_t *flag;
+
+    struct tok_deco deco;
+    uint32_t head[TOK_MAX_AROUND], tail[TOK_MAX_AROUND]; /* added around a text */
+    unsigned n_head, n_tail;
     uint32_t bos, eos, unk;
     bool add_bos, add_eos, add_space_prefix;
 };
@@ -106,12 +174,25 @@ Q_MUST_CHECK int tok_map_put_all(struct tok_map *m, const struct tok_strings *s,
 uint64_t tok_map_hint(const struct tok_map *m, const char *p, size_t n);
 uint32_t tok_map_find_hashed(const struct tok_map *m, const struct tok_strings *s, const char *p,
                              size_t n, uint64_t h);
-/* Tokens, types, special ids and flags: what all models share. */
+/* Tokens, types, special ids and flags: what all models of GGUF files share. */
 Q_MUST_CHECK int tok_vocab_load(struct tokenizer *t, const struct gguf *g, struct err *e);
-/* Longest special token at s[0..n), or TOKEN_NONE. control: also those that only templates
- * may write. */
-uint32_t tok_special_match(const struct tokenizer *t, const char *s, size_t n, bool control,
-                           size_t *len);
+/* Texts and types are there: find what ends a generation, and the special tokens. has_types: types
+ * come from the file. */
+Q_MUST_CHECK int tok_vocab_finish(struct tokenizer *t, bool has_types, struct err *e);
+void tok_vocab_find_eog(struct tokenizer *t, bool has_types);
+/* Types for n_vocab tokens, all normal; flags; nothing ends a generation. */
+Q_MUST_CHECK int tok_vocab_types(struct tokenizer *t, struct err *e);
+/* "<0xAB>" gives 0xAB, other texts -1. */
+int tok_byte_of_text(const char *s, size_t n);
+/* Bytes, map and byte tokens for models whose tokens are texts with space marks. */
+Q_MUST_CHECK int tok_text_load(struct tokenizer *t, struct err *e);
+/* Where the next word begins after s[0]: at a mark that follows another character. */
+size_t tok_word_end(const char *s, size_t n);
+/* Longest special token of a set at s[0..n), n > 0, or TOKEN_NONE. control: also those that only
+ * templates may write. */
+uint32_t tok_special_match(const struct tokenizer *t, const struct tok_special *set, const char *s,
+                           size_t n, bool control, size_t *len);
+Q_MUST_CHECK int tok_special_sort(struct tokenizer *t, struct tok_special *set, struct err *e);
 
 /* ---- tok_list ---- */
 int tok_push_slow(struct token_list *l, struct err *e);
@@ -141,7 +222,11 @@ struct tok_work {
     struct tok_sym *sym;
     uint64_t *heap;
     size_t sym_cap, heap_n, heap_cap;
+    struct tok_step *path; /* Unigram */
+    size_t path_cap;
+    struct split_work split;
 };
+Q_MUST_CHECK int tok_grow(void **p, size_t *cap, size_t need, size_t size, struct err *e);
 void tok_work_fini(struct tok_work *w);
 Q_MUST_CHECK int tok_work_syms(struct tok_work *w, size_t n, struct err *e);
 
@@ -153,12 +238,67 @@ typedef void tok_pair_fn(const struct tokenizer *t, const char *piece, struct to
 Q_MUST_CHECK int tok_merge_all(const struct tokenizer *t, struct tok_work *w, const char *piece,
                                size_t n, tok_pair_fn *pair, struct err *e);
 
-/* ---- tok_bpe.c, tok_spm.c ---- */
-Q_MUST_CHECK int tok_bpe_load(struct tokenizer *t, const struct gguf *g, struct err *e);
-Q_MUST_CHECK int tok_bpe_encode(const struct tokenizer *t, const char *s, size_t n,
+/* ---- the models ---- */
+
+/* Merges in their order. next gives the two sides (valid until the next call): 1, 0 at the end, or
+ * a negative code. */
+struct tok_merges {
+    int (*next)(struct tok_merges *m, struct gguf_str *left, struct gguf_str *right, struct err *e);
+    uint32_t n; /* at most */
+};
+/* The merges of a GGUF file. */
+struct tok_gguf_merges {
+    struct tok_merges base;
+    const struct gguf_kv *kv;
+    const unsigned char *cursor;
+    uint32_t done;
+};
+Q_MUST_CHECK int tok_gguf_merges_init(struct tok_gguf_merges *m, const struct gguf *g,
+                                      struct err *e);
+
+Q_MUST_CHECK int tok_bpe_load(struct tokenizer *t, struct tok_merges *m, struct err *e);
+Q_MUST_CHECK int tok_bpe_encode(const struct tokenizer *t, const char *s, size_t n, bool first,
                                 struct tok_work *w, struct token_list *out, struct err *e);
-Q_MUST_CHECK int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct err *e);
+
+Q_MUST_CHECK int tok_char_bpe_load(struct tokenizer *t, struct tok_merges *m, struct err *e);
+Q_MUST_CHECK int tok_char_bpe_encode(const struct tokenizer *t, const char *s, size_t n,
+                                     struct tok_work *w, struct token_list *out, struct err *e);
+static inline uint32_t tok_merge_home(uint32_t left, uint32_t right)
+{
+    return (uint32_t)((((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15U) >> 32);
+}
+/* The entry of a pair; rank TOK_NO_PAIR: none. */
+const struct tok_merge *tok_merge_find(const struct tokenizer *t, uint32_t left, uint32_t right);
+Q_MUST_CHECK int tok_merge_table(struct tokenizer *t, uint32_t n, struct err *e);
+void tok_merge_put(struct tokenizer *t, const struct tok_merge *m);
+
+Q_MUST_CHECK int tok_spm_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e);
+/* The file's scores, malloc'ed. */
+Q_MUST_CHECK int tok_scores_gguf(const struct tokenizer *t, const struct gguf *g, double **scores,
+                                 struct err *e);
+/* scores[n_vocab] */
+Q_MUST_CHECK int tok_spm_load(struct tokenizer *t, const double *scores, struct err *e);
+/* prefix: a space before the text. */
 Q_MUST_CHECK int tok_spm_encode(const struct tokenizer *t, const char *s, size_t n, bool prefix,
                                 struct tok_work *w, struct token_list *out, struct err *e);
+/* A text whose spaces are marks. */
+Q_MUST_CHECK int tok_spm_encode_marked(const struct tokenizer *t, const char *s, size_t n,
+                                       struct tok_work *w, struct token_list *out, struct err *e);
+
+/* t->score is set. Fills bytes, map and trie. */
+Q_MUST_CHECK int tok_unigram_load(struct tokenizer *t, struct err *e);
+Q_MUST_CHECK int tok_unigram_encode(const struct tokenizer *t, const char *s, size_t n,
+                                    struct tok_work *w, struct token_list *out, struct err *e);
+Q_MUST_CHECK int tok_unigram_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e);
+
+Q_MUST_CHECK int tok_word_load(struct tokenizer *t, struct err *e);
+Q_MUST_CHECK int tok_word_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e);
+Q_MUST_CHECK int tok_word_encode(const struct tokenizer *t, const char *s, size_t n,
+                                 struct token_list *out, struct err *e);
+
+/* An empty tokeniser; NULL: no memory. */
+struct tokenizer *tok_new(struct err *e);
+/* Where all else is loaded: n_head, n_tail from bos, eos and the flags. */
+void tok_around(struct tokenizer *t);
 
 #endif

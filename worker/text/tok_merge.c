@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#define EMPTY TOKEN_NONE
+
 /* The heap holds key << 32 | symbol, smallest first: equal keys come out from left to right.
  * Entries are not removed when a pair dies; one is stale when its key is no longer the key of
  * its symbol's pair. */
@@ -11,10 +13,12 @@ void tok_work_fini(struct tok_work *w)
 {
     free(w->sym);
     free(w->heap);
+    free(w->path);
+    split_work_fini(&w->split);
     *w = (struct tok_work){0};
 }
 
-static int grow(void **p, size_t *cap, size_t need, size_t size, struct err *e)
+int tok_grow(void **p, size_t *cap, size_t need, size_t size, struct err *e)
 {
     if (need <= *cap)
         return 0;
@@ -31,7 +35,7 @@ static int grow(void **p, size_t *cap, size_t need, size_t size, struct err *e)
 
 int tok_work_syms(struct tok_work *w, size_t n, struct err *e)
 {
-    return grow((void **)&w->sym, &w->sym_cap, n, sizeof(*w->sym), e);
+    return tok_grow((void **)&w->sym, &w->sym_cap, n, sizeof(*w->sym), e);
 }
 
 static void sift_up(uint64_t *h, size_t i)
@@ -84,7 +88,7 @@ int tok_merge_all(const struct tokenizer *t, struct tok_work *w, const char *pie
                   tok_pair_fn *pair, struct err *e)
 {
     /* n - 1 pairs at first; a merge takes one entry out and adds at most two. */
-    int rc = grow((void **)&w->heap, &w->heap_cap, 2 * n + 2, sizeof(*w->heap), e);
+    int rc = tok_grow((void **)&w->heap, &w->heap_cap, 2 * n + 2, sizeof(*w->heap), e);
     if (rc)
         return rc;
 
@@ -126,4 +130,41 @@ int tok_merge_all(const struct tokenizer *t, struct tok_work *w, const char *pie
         }
     }
     return 0;
+}
+
+/* ---- merges by the ids of the two sides ---- */
+
+static uint32_t slot_of(const struct tokenizer *t, uint32_t left, uint32_t right)
+{
+    uint32_t i = tok_merge_home(left, right) & t->merge_mask;
+    while (t->merges[i].left != EMPTY && (t->merges[i].left != left || t->merges[i].right != right))
+        i = (i + 1) & t->merge_mask;
+    return i;
+}
+
+int tok_merge_table(struct tokenizer *t, uint32_t n, struct err *e)
+{
+    uint32_t slots = 16;
+    if (n > TOK_MAX_TOKENS)
+        return err_set(e, Q_EINVAL, "%u merges are too many", n);
+    while (slots / 2 < n)
+        slots *= 2;
+    t->merges = malloc(slots * sizeof(*t->merges));
+    if (!t->merges)
+        return err_set(e, Q_ENOMEM, "no memory for the merges");
+    memset(t->merges, 0xFF, slots * sizeof(*t->merges));
+    t->merge_mask = slots - 1;
+    return 0;
+}
+
+const struct tok_merge *tok_merge_find(const struct tokenizer *t, uint32_t left, uint32_t right)
+{
+    return &t->merges[slot_of(t, left, right)];
+}
+
+void tok_merge_put(struct tokenizer *t, const struct tok_merge *m)
+{
+    struct tok_merge *at = &t->merges[slot_of(t, m->left, m->right)];
+    if (at->left == EMPTY)
+        *at = *m;
 }

@@ -62,12 +62,14 @@ static size_t run_without(const char *s, size_t pos, size_t end, unsigned cls)
     return pos;
 }
 
-/* Length of 's 't 're 've 'm 'll 'd at pos, 0 if none. */
+/* Length of 's 't 're 've 'm 'll 'd at pos, 0 if none. In any case the long s (U+017F) is one. */
 static size_t contraction(const char *s, size_t pos, size_t end, bool any_case)
 {
     static const char *const tails[] = {"s", "t", "re", "ve", "m", "ll", "d"};
     if (pos + 1 >= end || s[pos] != '\'')
         return 0;
+    if (any_case && end - pos >= 3 && memcmp(s + pos + 1, "\xC5\xBF", 2) == 0)
+        return 3;
     for (size_t i = 0; i < NUM_COUNT(tails); i++) {
         size_t n = strlen(tails[i]), k = 0;
         if (n > end - pos - 1)
@@ -375,6 +377,7 @@ static const struct stage qwen35 = {match_words, .cls = UNI_L | UNI_M, .max = 1,
 static const struct stage seed_coder = {match_words, .cls = UNI_L, .max = 1};
 static const struct stage tekken = {match_cased, .max = 1, .extra = "\r\n/"};
 static const struct stage gpt4o = {match_cased, .max = 3, .contractions = true, .extra = "\r\n/"};
+static const struct stage youtu = {match_cased, .max = 1, .contractions = true, .extra = "\r\n/"};
 static const struct stage one_number = {match_run, .cls = UNI_N, .max = 1};
 static const struct stage three_numbers = {match_run, .cls = UNI_N, .max = 3};
 static const struct stage numbers = {match_run, .cls = UNI_N};
@@ -392,38 +395,105 @@ static const struct stage han_kana = {match_run, LIST(han_and_kana)};
 static const struct stage deepseek3 = {match_deepseek3, .extra = "\r\n"};
 static const struct stage bloom = {match_bloom, .extra = "(|.,!?)", LIST(bloom_stops)};
 
+/* ---- the same as expressions, for those that few models use ---- */
+
+#define CT    "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define UPPER "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}"
+#define LOWER "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}"
+#define W1    "[^\\r\\n\\p{L}\\p{N}]?"
+#define CASED W1 "[" UPPER "]*[" LOWER "]+" CT "?|" W1 "[" UPPER "]+[" LOWER "]*" CT "?"
+#define REST  "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+/* As llama3, but whitespace is cut into powers of two. */
+#define JAIS2                                                                                      \
+    CT "|" W1 "\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"                  \
+       "\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|"            \
+       "\\s{16}(?!\\S)|\\s{8}(?!\\S)|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}"
+/* Han stands alone and is no letter for the other alternatives. */
+#define KIMI                                                                                       \
+    "[\\p{Han}]+|" W1 "[" UPPER "&&[^\\p{Han}]]*[" LOWER "&&[^\\p{Han}]]+" CT "?|" W1 "[" UPPER    \
+    "&&[^\\p{Han}]]+[" LOWER "&&[^\\p{Han}]]*" CT                                                  \
+    "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" REST
+#define EXAONE_MOE                                                                                 \
+    CT "|" W1 "(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|"      \
+       "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+/* Hangul; full-width and CJK punctuation; Bopomofo; Han and Kana. */
+#define YOUTU_CJK                                                                                  \
+    "[\\uAC00-\\uD7A3\\u3131-\\u318E]+|"                                                           \
+    "[\\uFF01\\u2026\\u201C\\u201D\\u2018\\u2019\\u2014\\uFF1A\\uFF1B\\uFF0C\\u3001-\\u303F"       \
+    "\\uFE30-\\uFE4F]+|[\\u3105-\\u312F]+|[\\u4E00-\\u9FA5\\u3040-\\u309F\\u30A0-\\u30FF]+"
+#define AFMOE_CJK                                                                                  \
+    "[\\u4E00-\\u9FFF\\u3400-\\u4DBF\\uF900-\\uFAFF\\u3040-\\u309F\\u30A0-\\u30FF\\uFF65-\\uFF9F"  \
+    "\\u2F00-\\u2FDF\\u0E40-\\u0E7F\\u0E80-\\u0EFF\\u1780-\\u17FF\\u1000-\\u109F\\uAA60-\\uAA7F"   \
+    "\\uA9E0-\\uA9FF\\uAC00-\\uD7AF\\u1100-\\u11FF]+"
+
 struct tok_pre {
     const char *names; /* separated by one space */
     unsigned flags;
     const struct stage *stages[MAX_STAGES];
+    const char *regex[MAX_STAGES];
 };
 
 static const struct tok_pre known[] = {
     {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
      PRE_IGNORE_MERGES | PRE_ADD_BOS,
-     {&llama3}},
-    {"dbrx smaug-bpe glm4 chatglm-bpe", 0, {&llama3}},
-    {"qwen2", PRE_NFC, {&qwen2}},
-    {"qwen35", PRE_NFC, {&qwen35}},
-    {"deepseek-r1-qwen megrez stablelm2 hunyuan solar-open grok-2", 0, {&qwen2}},
-    {"bailingmoe bailingmoe2 llada-moe", 0, {&qwen2}},
-    {"seed-coder", 0, {&seed_coder}},
+     {&llama3},
+     {NULL}},
+    {"dbrx smaug-bpe glm4 chatglm-bpe", 0, {&llama3}, {NULL}},
+    {"qwen2", PRE_NFC, {&qwen2}, {NULL}},
+    {"qwen35", PRE_NFC, {&qwen35}, {NULL}},
+    {"deepseek-r1-qwen megrez stablelm2 hunyuan solar-open grok-2", 0, {&qwen2}, {NULL}},
+    {"bailingmoe bailingmoe2 llada-moe", 0, {&qwen2}, {NULL}},
+    {"seed-coder", 0, {&seed_coder}, {NULL}},
     {"gpt-2 phi-2 mpt olmo jais jina-es jina-de jina-v2-es jina-v2-de gigachat mellum modern-bert "
      "trillion exaone4 granite-docling jina-v1-en jina-v2-code roberta-bpe",
      0,
-     {&gpt2}},
+     {&gpt2},
+     {NULL}},
     {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
      0,
-     {&one_number, &gpt2}},
-    {"falcon", 0, {&falcon_punct, &gpt2, &ascii3}},
-    {"default", 0, {&default_punct, &gpt2, &numbers, &ascii3}},
-    {"deepseek-llm", 0, {&newline, &ds_letters, &ds_punct, &ds_end, &ds_cjk, &numbers}},
-    {"deepseek-coder", 0, {&newline, &letters, &punct, &ds_cjk, &one_number}},
-    {"deepseek-v3 hunyuan-dense joyai-llm", 0, {&three_numbers, &han_kana, &deepseek3}},
-    {"tekken", PRE_IGNORE_MERGES | PRE_ADD_BOS, {&tekken}},
-    {"gpt-4o llama4 kanana2 minimax-m2", 0, {&gpt4o}},
-    {"bloom poro-chat gpt3-finnish", 0, {&bloom}},
-    {"viking", 0, {&bloom, &one_number}},
+     {&one_number, &gpt2},
+     {NULL}},
+    {"falcon", 0, {&falcon_punct, &gpt2, &ascii3}, {NULL}},
+    {"default", 0, {&default_punct, &gpt2, &numbers, &ascii3}, {NULL}},
+    {"deepseek-llm", 0, {&newline, &ds_letters, &ds_punct, &ds_end, &ds_cjk, &numbers}, {NULL}},
+    {"deepseek-coder", 0, {&newline, &letters, &punct, &ds_cjk, &one_number}, {NULL}},
+    {"deepseek-v3 hunyuan-dense joyai-llm", 0, {&three_numbers, &han_kana, &deepseek3}, {NULL}},
+    {"tekken", PRE_IGNORE_MERGES | PRE_ADD_BOS, {&tekken}, {NULL}},
+    {"gpt-4o llama4 kanana2 minimax-m2", 0, {&gpt4o}, {NULL}},
+    {"bloom poro-chat gpt3-finnish", 0, {&bloom}, {NULL}},
+    {"viking", 0, {&bloom, &one_number}, {NULL}},
+    {"jais-2", 0, {NULL}, {JAIS2}},
+    {"tiny_aya cohere2moe", 0, {&gpt4o}, {"\\d{1,3}(?=(?:\\d{3})*\\b)"}},
+    {"superbpe", 0, {NULL}, {"\\p{N}+", "(?=(\\d{3})+(?!\\d))"}},
+    {"kimi-k2", 0, {NULL}, {KIMI}},
+    {"exaone-moe", 0, {NULL}, {EXAONE_MOE}},
+    {"youtu", PRE_IGNORE_MERGES, {&youtu}, {YOUTU_CJK}},
+    {"afmoe", 0, {&deepseek3}, {"\\p{N}{1,3}(?=(?:\\p{N}{3})*(?!\\p{N}))", AFMOE_CJK}},
+    {"chameleon",
+     PRE_ADD_BOS,
+     {NULL},
+     {"<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )", "\\p{N}",
+      "[\\p{P}!-/:-@\\[-`{-~]",
+      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"}},
+    {"gemma4 granite-embed-multi-311m", PRE_CHARS, {NULL}, {"[^\\n]+|[\\n]+"}},
+};
+
+#define G2_RX       "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define WORDS(n)    CT "|" W1 "\\p{L}+|\\p{N}" n "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" REST
+#define CASED_RX(n) CASED "|\\p{N}" n "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" REST
+
+/* Expressions that tokenizer.json files spell out and a scanner above knows. */
+static const struct {
+    const char *regex, *name;
+} spelt[] = {
+    {"'s|'t|'re|'ve|'m|'ll|'d" G2_RX, "gpt-2"},
+    {WORDS("{1,3}"), "dbrx"},
+    {WORDS(""), "qwen2"},
+    {CASED_RX("{1,3}"), "gpt-4o"},
+    {W1 "[" UPPER "]*[" LOWER "]+|" W1 "[" UPPER "]+[" LOWER
+        "]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" REST,
+     "tekken"},
 };
 
 static bool has_name(const char *names, const char *name, size_t n)
@@ -444,6 +514,25 @@ const struct tok_pre *pre_find(const char *name, size_t n)
             return &known[i];
     }
     return NULL;
+}
+
+const struct tok_pre *pre_find_regex(const char *regex, size_t n)
+{
+    for (size_t i = 0; i < NUM_COUNT(spelt); i++) {
+        if (strlen(spelt[i].regex) == n && memcmp(spelt[i].regex, regex, n) == 0)
+            return pre_find(spelt[i].name, strlen(spelt[i].name));
+    }
+    return NULL;
+}
+
+const char *pre_regex(const struct tok_pre *p, unsigned i)
+{
+    return i < MAX_STAGES ? p->regex[i] : NULL;
+}
+
+bool pre_scans(const struct tok_pre *p)
+{
+    return p->stages[0] != NULL;
 }
 
 unsigned pre_flags(const struct tok_pre *p)

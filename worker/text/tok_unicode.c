@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <utf8proc.h>
@@ -13,6 +14,10 @@
 static unsigned char table[N_CODE_POINTS];
 const unsigned char *uni_class_table = table;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+#define MAX_RUNS 8192
+static struct uni_run runs[MAX_RUNS];
+static size_t n_runs;
 
 static unsigned char class_of_category(utf8proc_category_t cat)
 {
@@ -57,8 +62,17 @@ static unsigned char class_of_category(utf8proc_category_t cat)
 
 static void fill(void)
 {
+    uint16_t last = 0;
     for (utf8proc_int32_t cp = 0; cp < N_CODE_POINTS; cp++) {
-        table[cp] = class_of_category(utf8proc_category(cp));
+        utf8proc_category_t cat = utf8proc_category(cp);
+        const char *name = utf8proc_category_string(cp);
+        uint16_t two = UNI_CAT(name[0], name[1]);
+        table[cp] = class_of_category(cat);
+        if (two == last)
+            continue;
+        assert(n_runs < MAX_RUNS);
+        runs[n_runs++] = (struct uni_run){(uint32_t)cp, two};
+        last = two;
     }
     /* White_Space is the separators and these controls. */
     for (int cp = 9; cp <= 13; cp++)
@@ -69,6 +83,74 @@ static void fill(void)
 void uni_init(void)
 {
     pthread_once(&once, fill);
+}
+
+const struct uni_run *uni_runs(size_t *n)
+{
+    *n = n_runs;
+    return runs;
+}
+
+uint16_t uni_cat(uint32_t cp)
+{
+    size_t lo = 0, hi = n_runs; /* runs[lo].from <= cp < runs[hi].from */
+    while (hi - lo > 1) {
+        size_t mid = (lo + hi) / 2;
+        if (runs[mid].from <= cp) {
+            lo = mid;
+        } else {
+            hi = mid;
+        }
+    }
+    return runs[lo].cat;
+}
+
+bool uni_is_word(uint32_t cp)
+{
+    if (cp == UNI_BAD)
+        return false;
+    if (table[cp] & (UNI_L | UNI_M))
+        return true;
+    uint16_t cat = uni_cat(cp);
+    /* Of the symbols the circled and squared letters are alphabetic; the joiners belong too. */
+    return cat == UNI_CAT('N', 'd') || cat == UNI_CAT('N', 'l') || cat == UNI_CAT('P', 'c') ||
+           (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C ||
+           cp == 0x200D;
+}
+
+unsigned uni_lower(uint32_t cp, uint32_t out[2])
+{
+    out[0] = cp;
+    if (cp == 0x130) { /* the one letter whose lower case is two characters */
+        out[0] = 'i';
+        out[1] = 0x307;
+        return 2;
+    }
+    if (cp < 0x110000)
+        out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+    return 1;
+}
+
+uint32_t uni_upper(uint32_t cp)
+{
+    return cp < 0x110000 ? (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp) : cp;
+}
+
+size_t uni_grapheme(const char *s, size_t n)
+{
+    struct uni_char c = uni_next(s, n);
+    size_t at = c.len;
+    utf8proc_int32_t state = 0;
+    while (at < n && c.cp != UNI_BAD) {
+        struct uni_char next = uni_next(s + at, n - at);
+        if (next.cp == UNI_BAD || utf8proc_grapheme_break_stateful(
+                                      (utf8proc_int32_t)c.cp, (utf8proc_int32_t)next.cp, &state))
+            break;
+        at += next.len;
+        c = next;
+    }
+    return at;
 }
 
 struct uni_char uni_next_slow(const char *s, size_t n)
@@ -132,7 +214,7 @@ bool uni_needs_nfc(const char *s, size_t n)
     return false;
 }
 
-static bool nfc_is_cheap(const char *s, size_t n)
+static bool is_cheap(const char *s, size_t n)
 {
     unsigned marks = 0;
     for (size_t i = 0; i < n;) {
@@ -150,16 +232,27 @@ static bool nfc_is_cheap(const char *s, size_t n)
     return true;
 }
 
-int uni_nfc(const char *s, size_t n, struct buf *out)
+int uni_normal(enum uni_form form, const char *s, size_t n, struct buf *out)
 {
-    if (!nfc_is_cheap(s, n))
+    static const unsigned how[] = {
+        [UNI_NFC] = UTF8PROC_COMPOSE,
+        [UNI_NFD] = UTF8PROC_DECOMPOSE,
+        [UNI_NFKC] = UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
+        [UNI_NFKD] = UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
+    };
+    if (!is_cheap(s, n))
         return buf_put(out, s, n);
     utf8proc_uint8_t *text = NULL;
     utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &text,
-                                        (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+                                        (utf8proc_option_t)(UTF8PROC_STABLE | how[form]));
     if (len == UTF8PROC_ERROR_NOMEM)
         return Q_ENOMEM;
     int rc = len < 0 ? buf_put(out, s, n) : buf_put(out, text, (size_t)len);
     free(text);
     return rc;
+}
+
+int uni_nfc(const char *s, size_t n, struct buf *out)
+{
+    return uni_normal(UNI_NFC, s, n, out);
 }

@@ -188,16 +188,24 @@ static bool is_int_kind(enum gguf_kind k)
            k == GGUF_I32 || k == GGUF_U64 || k == GGUF_I64;
 }
 
+int tok_vocab_types(struct tokenizer *t, struct err *e)
+{
+    t->type = malloc(t->n_vocab);
+    t->eog = calloc(t->n_vocab, 1);
+    t->flag = calloc(t->n_vocab, 1);
+    t->self = calloc(t->n_vocab, sizeof(*t->self));
+    if (!t->type || !t->eog || !t->flag || !t->self)
+        return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    memset(t->type, TOK_NORMAL, t->n_vocab);
+    return 0;
+}
+
 static int load_types(struct tokenizer *t, const struct gguf *g, struct err *e)
 {
     const struct gguf_kv *kv = gguf_find(g, "tokenizer.ggml.token_type");
-    t->type = malloc(t->n_vocab);
-    t->eog = calloc(t->n_vocab, 1);
-    if (!t->type || !t->eog)
-        return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
-    memset(t->type, TOK_NORMAL, t->n_vocab);
-    if (!kv)
-        return 0;
+    int rc = tok_vocab_types(t, e);
+    if (rc || !kv)
+        return rc;
     if (kv->kind != GGUF_ARRAY || !is_int_kind(kv->elem)) {
         return err_set(e, Q_EINVAL, "tokenizer.ggml.token_type is no array of integers");
     }
@@ -294,7 +302,7 @@ static void unset_eog(struct tokenizer *t, const char *text)
         t->eog[id] = 0;
 }
 
-static void find_eog_texts(struct tokenizer *t, bool has_types)
+void tok_vocab_find_eog(struct tokenizer *t, bool has_types)
 {
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         size_t n;
@@ -315,22 +323,9 @@ static void find_eog_texts(struct tokenizer *t, bool has_types)
     }
 }
 
-static int load_eog(struct tokenizer *t, const struct gguf *g, struct err *e)
+/* What some families do otherwise. */
+static void fix_eog(struct tokenizer *t)
 {
-    static const char *const keys[] = {
-        "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
-        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id",
-    };
-    find_eog_texts(t, gguf_find(g, "tokenizer.ggml.token_type") != NULL);
-    for (size_t i = 0; i < NUM_COUNT(keys); i++) {
-        uint32_t id;
-        int rc = load_id(t, g, keys[i], TOKEN_NONE, &id, e);
-        if (rc)
-            return rc;
-        if (id != TOKEN_NONE)
-            t->eog[id] = 1;
-    }
     if (t->eos != TOKEN_NONE)
         t->eog[t->eos] = 1;
     if (find_text(t, "<|return|>") != TOKEN_NONE && find_text(t, "<|call|>") != TOKEN_NONE) {
@@ -346,21 +341,83 @@ static int load_eog(struct tokenizer *t, const struct gguf *g, struct err *e)
     }
     if (find_text(t, "<|tool_response>") != TOKEN_NONE)
         unset_eog(t, "</s>");
+}
+
+static int load_eog(struct tokenizer *t, const struct gguf *g, struct err *e)
+{
+    static const char *const keys[] = {
+        "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
+        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id",
+    };
+    for (size_t i = 0; i < NUM_COUNT(keys); i++) {
+        uint32_t id;
+        int rc = load_id(t, g, keys[i], TOKEN_NONE, &id, e);
+        if (rc)
+            return rc;
+        if (id != TOKEN_NONE)
+            t->eog[id] = 1;
+    }
     return 0;
 }
 
+/* Places k in set->ids / texts, by text and then id. */
 static int compare_texts(const void *pa, const void *pb, void *ctx)
 {
-    const struct tokenizer *t = ctx;
+    const struct tok_special *set = ctx;
     uint32_t a = *(const uint32_t *)pa, b = *(const uint32_t *)pb;
     size_t na, nb;
-    const char *sa = tok_str(&t->text, a, &na), *sb = tok_str(&t->text, b, &nb);
+    const char *sa = tok_str(set->from, set->texts[a], &na);
+    const char *sb = tok_str(set->from, set->texts[b], &nb);
     int c = memcmp(sa, sb, NUM_MIN(na, nb));
     if (c)
         return c;
     if (na != nb)
         return na < nb ? -1 : 1;
-    return a < b ? -1 : a > b;
+    return set->ids[a] < set->ids[b] ? -1 : set->ids[a] > set->ids[b];
+}
+
+static bool same_text(const struct tok_special *set, uint32_t a, uint32_t b)
+{
+    size_t na, nb;
+    const char *sa = tok_str(set->from, a, &na), *sb = tok_str(set->from, b, &nb);
+    return na == nb && memcmp(sa, sb, na) == 0;
+}
+
+int tok_special_sort(struct tokenizer *t, struct tok_special *set, struct err *e)
+{
+    size_t bytes = ((size_t)set->n + 1) * sizeof(uint32_t);
+    uint32_t *order = malloc(bytes), *ids = malloc(bytes), *texts = malloc(bytes), n = 0;
+    if (!order || !ids || !texts) {
+        free(order);
+        free(ids);
+        free(texts);
+        return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    }
+    for (uint32_t i = 0; i < set->n; i++)
+        order[i] = i;
+    if (set->n)
+        qsort_r(order, set->n, sizeof(*order), compare_texts, set);
+    for (uint32_t i = 0; i < set->n; i++) {
+        uint32_t id = set->ids[order[i]], text = set->texts[order[i]];
+        size_t len;
+        const char *s = tok_str(set->from, text, &len);
+        /* Of equal texts only the first id can be meant. */
+        if (len == 0 || (n > 0 && same_text(set, texts[n - 1], text)))
+            continue;
+        set->first[1][(unsigned char)s[0]] = true;
+        if (t->type[id] == TOK_USER)
+            set->first[0][(unsigned char)s[0]] = true;
+        ids[n] = id;
+        texts[n++] = text;
+    }
+    free(order);
+    free(set->ids);
+    free(set->texts);
+    set->ids = ids;
+    set->texts = texts;
+    set->n = n;
+    return 0;
 }
 
 static bool is_special(uint8_t type)
@@ -370,48 +427,44 @@ static bool is_special(uint8_t type)
 
 static int load_special(struct tokenizer *t, struct err *e)
 {
-    uint32_t count = 0, n = 0;
+    struct tok_special *set = &t->special[0];
+    uint32_t count = 0;
     for (uint32_t i = 0; i < t->n_vocab; i++)
         count += is_special(t->type[i]);
-    t->special = malloc((count + 1) * sizeof(*t->special));
-    if (!t->special)
+    set->from = &t->text;
+    set->ids = malloc((count + 1) * sizeof(*set->ids));
+    set->texts = malloc((count + 1) * sizeof(*set->texts));
+    if (!set->ids || !set->texts)
         return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         size_t len;
-        const char *s = tok_str(&t->text, i, &len);
+        tok_str(&t->text, i, &len);
         if (!is_special(t->type[i]) || len == 0)
             continue;
         if (len > TOK_MAX_SPECIAL) {
             return err_set(e, Q_EINVAL, "special token %u has a text of %zu bytes", i, len);
         }
-        t->special[n++] = i;
-        t->first[1][(unsigned char)s[0]] = true;
-        if (t->type[i] == TOK_USER)
-            t->first[0][(unsigned char)s[0]] = true;
+        set->ids[set->n] = i;
+        set->texts[set->n++] = i;
     }
-    qsort_r(t->special, n, sizeof(*t->special), compare_texts, t);
-    /* Of equal texts only the first id can be meant. */
-    for (uint32_t i = 0; i < n; i++) {
-        size_t a, b;
-        const char *sa = tok_str(&t->text, t->special[i], &a);
-        if (t->n_special > 0) {
-            const char *sb = tok_str(&t->text, t->special[t->n_special - 1], &b);
-            if (a == b && memcmp(sa, sb, a) == 0)
-                continue;
-        }
-        t->special[t->n_special++] = t->special[i];
-    }
-    return 0;
+    return tok_special_sort(t, set, e);
+}
+
+int tok_vocab_finish(struct tokenizer *t, bool has_types, struct err *e)
+{
+    tok_vocab_find_eog(t, has_types);
+    fix_eog(t);
+    return load_special(t, e);
 }
 
 /* First index in [lo, hi) whose text has a byte >= c at depth d; all are longer than d. */
-static uint32_t lower_bound(const struct tokenizer *t, uint32_t lo, uint32_t hi, size_t d,
+static uint32_t lower_bound(const struct tok_special *set, uint32_t lo, uint32_t hi, size_t d,
                             unsigned c)
 {
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
         size_t n;
-        const char *s = tok_str(&t->text, t->special[mid], &n);
+        const char *s = tok_str(set->from, set->texts[mid], &n);
         if ((unsigned char)s[d] < c) {
             lo = mid + 1;
         } else {
@@ -421,17 +474,17 @@ static uint32_t lower_bound(const struct tokenizer *t, uint32_t lo, uint32_t hi,
     return lo;
 }
 
-uint32_t tok_special_match(const struct tokenizer *t, const char *s, size_t n, bool control,
-                           size_t *len)
+uint32_t tok_special_match(const struct tokenizer *t, const struct tok_special *set, const char *s,
+                           size_t n, bool control, size_t *len)
 {
-    uint32_t lo = 0, hi = t->n_special, found = TOKEN_NONE;
-    if (!t->first[control][(unsigned char)s[0]])
+    uint32_t lo = 0, hi = set->n, found = TOKEN_NONE;
+    if (!set->first[control][(unsigned char)s[0]])
         return TOKEN_NONE;
     for (size_t d = 0; lo < hi; d++) {
         size_t m;
-        tok_str(&t->text, t->special[lo], &m);
+        tok_str(set->from, set->texts[lo], &m);
         if (m == d) { /* sorted: the one text that ends here comes first */
-            uint32_t id = t->special[lo++];
+            uint32_t id = set->ids[lo++];
             if (control || t->type[id] == TOK_USER) {
                 found = id;
                 *len = d;
@@ -440,8 +493,8 @@ uint32_t tok_special_match(const struct tokenizer *t, const char *s, size_t n, b
         if (d == n || lo == hi)
             break;
         unsigned c = (unsigned char)s[d];
-        lo = lower_bound(t, lo, hi, d, c);
-        hi = lower_bound(t, lo, hi, d, c + 1);
+        lo = lower_bound(set, lo, hi, d, c);
+        hi = lower_bound(set, lo, hi, d, c + 1);
     }
     return found;
 }
@@ -462,18 +515,49 @@ static bool is_phi3(const struct gguf *g)
     return false;
 }
 
+/* Where the file does not say which tokens take the whitespace around them. */
+static void set_flags(struct tokenizer *t, const struct gguf *g)
+{
+    static const char *const keep[] = {"<unk>", "<s>", "<|endoftext|>"};
+    bool phi3 = is_phi3(g);
+    for (uint32_t k = 0; k < t->special[0].n; k++) {
+        uint32_t id = t->special[0].ids[k];
+        const char *text = tokenizer_text(t, id);
+        bool kept = !phi3;
+        for (size_t i = 0; i < NUM_COUNT(keep) && !kept; i++)
+            kept = strcmp(text, keep[i]) == 0;
+        if (!kept)
+            t->flag[id] |= FLAG_RSTRIP;
+        if (strcmp(text, "<mask>") == 0)
+            t->flag[id] |= FLAG_LSTRIP;
+    }
+}
+
+/* Ids and flags where the file says nothing. */
+static const struct {
+    uint32_t bos, eos, unk;
+} defaults[] = {
+    [TOK_SPM] = {1, 2, 0},
+    [TOK_BPE] = {TOKEN_NONE, TOKEN_NONE, TOKEN_NONE},
+    [TOK_CHAR_BPE] = {TOKEN_NONE, TOKEN_NONE, TOKEN_NONE},
+    [TOK_UNIGRAM] = {TOKEN_NONE, 1, 2},
+    [TOK_WORDPIECE] = {101, 102, 100},
+    [TOK_WORDLEVEL] = {TOKEN_NONE, TOKEN_NONE, TOKEN_NONE},
+};
+
 int tok_vocab_load(struct tokenizer *t, const struct gguf *g, struct err *e)
 {
-    bool spm = t->model == TOK_SPM;
+    uint32_t bos = defaults[t->model].bos, eos = defaults[t->model].eos;
+    bool sep = false;
     int rc = load_texts(t, g, e);
     if (rc == 0)
         rc = load_types(t, g, e);
     if (rc == 0)
-        rc = load_id(t, g, "tokenizer.ggml.bos_token_id", spm ? 1 : TOKEN_NONE, &t->bos, e);
+        rc = load_id(t, g, "tokenizer.ggml.bos_token_id", bos, &t->bos, e);
     if (rc == 0)
-        rc = load_id(t, g, "tokenizer.ggml.eos_token_id", spm ? 2 : TOKEN_NONE, &t->eos, e);
+        rc = load_id(t, g, "tokenizer.ggml.eos_token_id", eos, &t->eos, e);
     if (rc == 0)
-        rc = load_id(t, g, "tokenizer.ggml.unknown_token_id", spm ? 0 : TOKEN_NONE, &t->unk, e);
+        rc = load_id(t, g, "tokenizer.ggml.unknown_token_id", defaults[t->model].unk, &t->unk, e);
     if (rc == 0)
         rc = load_flag(g, "tokenizer.ggml.add_bos_token", &t->add_bos, e);
     if (rc == 0)
@@ -481,9 +565,131 @@ int tok_vocab_load(struct tokenizer *t, const struct gguf *g, struct err *e)
     if (rc == 0)
         rc = load_flag(g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, e);
     if (rc == 0)
+        rc = load_flag(g, "tokenizer.ggml.add_sep_token", &sep, e);
+    if (rc == 0 && t->model == TOK_WORDPIECE) {
+        /* CLS ... SEP; files name them so, or as BOS and EOS. */
+        rc = load_id(t, g, "tokenizer.ggml.cls_token_id", t->bos, &t->bos, e);
+        if (rc == 0)
+            rc = load_id(t, g, "tokenizer.ggml.seperator_token_id", t->eos, &t->eos, e);
+        t->add_eos = true;
+    }
+    if (rc == 0)
         rc = load_eog(t, g, e);
     if (rc == 0)
-        rc = load_special(t, e);
-    t->special_rstrip = is_phi3(g);
+        rc = tok_vocab_finish(t, gguf_find(g, "tokenizer.ggml.token_type") != NULL, e);
+    if (rc == 0)
+        set_flags(t, g);
+    return rc;
+}
+
+void tok_around(struct tokenizer *t)
+{
+    if (t->add_bos && t->bos != TOKEN_NONE)
+        t->head[t->n_head++] = t->bos;
+    if (t->add_eos && t->eos != TOKEN_NONE)
+        t->tail[t->n_tail++] = t->eos;
+}
+
+/* ---- vocabularies whose tokens are texts ---- */
+
+int tok_byte_of_text(const char *s, size_t n)
+{
+    int v = 0;
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>')
+        return -1;
+    for (int i = 3; i < 5; i++) {
+        char c = s[i];
+        int d = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                       : -1;
+        if (d < 0)
+            return -1;
+        v = v * 16 + d;
+    }
+    return v;
+}
+
+static bool is_mark(const char *s, size_t n)
+{
+    return n >= 3 && memcmp(s, TOK_SPACE_MARK, 3) == 0;
+}
+
+size_t tok_word_end(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (is_mark(s + i, n - i))
+        i += 3;
+    while (i < n) {
+        const char *p = memchr(s + i, TOK_SPACE_MARK[0], n - i);
+        if (!p)
+            return n;
+        i = (size_t)(p - s);
+        if (is_mark(p, n - i))
+            return i;
+        i++;
+    }
+    return n;
+}
+
+/* The text a token stands for: marks become spaces. */
+static int add_bytes(struct tokenizer *t, const char *s, size_t n, struct buf *tmp, struct err *e)
+{
+    buf_clear(tmp);
+    for (size_t i = 0; i < n;) {
+        if (is_mark(s + i, n - i)) {
+            buf_putc(tmp, ' ');
+            i += 3;
+        } else {
+            buf_putc(tmp, s[i++]);
+        }
+    }
+    if (tmp->failed)
+        return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    return tok_strings_add(&t->bytes, buf_cstr(tmp), tmp->len, e);
+}
+
+static int add_text(struct tokenizer *t, uint32_t id, uint8_t *plain, struct buf *tmp,
+                    struct err *e)
+{
+    size_t n;
+    const char *s = tok_str(&t->text, id, &n);
+    int byte = t->type[id] == TOK_BYTE ? tok_byte_of_text(s, n) : -1;
+    if (byte >= 0) {
+        char c = (char)byte;
+        if (t->byte_id[byte] == TOKEN_NONE)
+            t->byte_id[byte] = id;
+        return tok_strings_add(&t->bytes, &c, 1, e);
+    }
+    if (t->type[id] == TOK_CONTROL || t->type[id] == TOK_UNKNOWN || t->type[id] == TOK_SHOWN)
+        return tok_strings_add(&t->bytes, s, n, e);
+    plain[id] = n > 0;
+    if (tok_word_end(s, n) < n)
+        t->by_word = false;
+    if (n > t->max_piece)
+        t->max_piece = (uint32_t)n;
+    return add_bytes(t, s, n, tmp, e);
+}
+
+int tok_text_load(struct tokenizer *t, struct err *e)
+{
+    struct buf tmp;
+    int rc = tok_map_init(&t->map, t->n_vocab, e);
+    if (rc)
+        return rc;
+    t->by_word = true;
+    for (int i = 0; i < 256; i++)
+        t->byte_id[i] = TOKEN_NONE;
+    buf_init(&tmp, TOK_MAX_BYTES);
+    uint8_t *plain = calloc(t->n_vocab, 1);
+    if (!plain)
+        rc = err_set(e, Q_ENOMEM, "no memory for the vocabulary");
+    for (uint32_t i = 0; i < t->n_vocab && rc == 0; i++)
+        rc = add_text(t, i, plain, &tmp, e);
+    if (rc == 0)
+        rc = tok_map_put_all(&t->map, &t->text, plain, t->n_vocab, e);
+    free(plain);
+    buf_fini(&tmp);
+    t->n_all = t->n_vocab;
     return rc;
 }

@@ -51,7 +51,10 @@ Q_MUST_CHECK int tokenizer_decode(const struct tokenizer *t, const uint32_t *ids
 struct detok {
     const struct tokenizer *t;
     bool special;
-    bool strip_space; /* SPM: the next piece is the first of a text */
+    bool first;     /* the next token is the first of a text */
+    bool space;     /* a space is held: it goes at the end of a text */
+    unsigned strip; /* characters that may still go from the start */
+    uint32_t last;
     unsigned char held[4];
     unsigned n_held;
 };

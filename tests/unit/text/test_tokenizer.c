@@ -154,8 +154,8 @@ static void check_pairs(const struct tokenizer *t, const char *base)
 static void test_vocab_pairs(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama-spm",      "phi-3",  "gpt-2",    "deepseek-llm",
-                                        "deepseek-coder", "falcon", "starcoder"};
+    static const char *const names[] = {"llama-spm",      "phi-3",  "gpt-2",     "deepseek-llm",
+                                        "deepseek-coder", "falcon", "starcoder", "bert-bge"};
     for (size_t i = 0; i < NUM_COUNT(names); i++) {
         char *path = data_path("vocabs/gguf/ggml-vocab-%s.gguf", names[i]);
         struct tokenizer *t = open_path(path);
@@ -163,21 +163,6 @@ static void test_vocab_pairs(void **state)
         tokenizer_close(t);
         free(path);
     }
-}
-
-static void test_refuses_by_name(void **state)
-{
-    (void)state;
-    char *path = data_path("vocabs/gguf/ggml-vocab-bert-bge.gguf");
-    struct err e = {0};
-    struct gguf *g = NULL;
-    struct tokenizer *t = NULL;
-    assert_int_equal(gguf_open(&g, path, &e), 0);
-    assert_int_equal(tokenizer_open_gguf(&t, g, &e), Q_EUNSUPPORTED);
-    assert_null(t);
-    assert_non_null(strstr(e.msg, "\"bert\""));
-    gguf_close(g);
-    free(path);
 }
 
 /* ---- cases.json ---- */
@@ -728,23 +713,14 @@ static void test_odd_vocabularies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vocab_pairs),
-        cmocka_unit_test(test_refuses_by_name),
-        cmocka_unit_test(test_stories),
-        cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_qwen),
-        cmocka_unit_test(test_smollm2),
-        cmocka_unit_test(test_special),
-        cmocka_unit_test(test_marked),
-        cmocka_unit_test(test_phi3),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_random_bytes),
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_detok_rules),
-        cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_odd_vocabularies),
+        cmocka_unit_test(test_vocab_pairs), cmocka_unit_test(test_stories),
+        cmocka_unit_test(test_llama3),      cmocka_unit_test(test_qwen),
+        cmocka_unit_test(test_smollm2),     cmocka_unit_test(test_special),
+        cmocka_unit_test(test_marked),      cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_stream),      cmocka_unit_test(test_detok_rules),
+        cmocka_unit_test(test_long_runs),   cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_odd_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
