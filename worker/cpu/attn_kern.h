@@ -1,15 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* attn_kern.h - one step of attention: a block of keys and values for a few queries.
  *
- * Layout of a page and head in KV memory, 16 positions:
+ * Layout of a page and head in KV memory, 16 positions (attn_layout_of has the places):
  *
- *     K: [head_dim_k][16]    dimension-major, so that a vector holds one dimension of 16 keys
- *                            and a score needs no horizontal sum
- *     V: [16][dv_pad]        dv_pad = head_dim_v rounded up to 16; the padding stays zero
+ *     f16, f32:  K [dk][16]          dimension-major, so that a vector holds one dimension of 16
+ *                                    keys and a score needs no horizontal sum
+ *                V [16][dv_pad]      dv_pad = head_dim_v rounded up to 16; padding stays zero
+ *
+ *     q8_0:      K [dk4][16][4]      code + 128; 4 dimensions of a key side by side for integer
+ *                                    dot products, dk4 = ceil(dk / 4)
+ *                scales [ceil(dk / 32)][16] f16
+ *                V [4][dv_pad][4]    code + 128; 4 positions of a dimension side by side
+ *                scales [ceil(dv / 64)][16] f16
+ *
+ * A key has a scale for 32 dimensions, as in GGUF's q8_0; a value one for 64, because its
+ * scales are folded into the weights, which then become 15-bit integers group by group. The
+ * last group of a head may be shorter. Queries are 15-bit integers too, so that what is lost
+ * is lost in the cache alone.
  *
  * A query walks its keys in blocks of ATTN_BLOCK positions, aligned from position 0, with a
  * running maximum. What a query gets from a block depends on its own bounds alone, not on the
- * queries beside it: sameness for any batch. Pure functions, any thread. */
+ * queries beside it: sameness for any batch. All levels give the same bits: a float score sums
+ * even and odd dimensions apart, values are fused onto the sum position by position, the
+ * exponentials of a block are added in 16 lanes and these as a tree; integer sums are exact.
+ * Pure functions, any thread. */
 #ifndef QUIRE_CPU_ATTN_KERN_H
 #define QUIRE_CPU_ATTN_KERN_H
 
@@ -18,14 +32,48 @@
 
 #define ATTN_BLOCK   64
 #define ATTN_PAGES   (ATTN_BLOCK / BACKEND_PAGE_TOKENS)
+#define ATTN_TILE    8  /* queries that share loaded keys */
+#define ATTN_K_GROUP 32 /* dimensions of a q8_0 scale */
+#define ATTN_V_GROUP 64
+#define ATTN_UNIT    8 /* bytes of 4 integers of a query: int16, or high and low parts */
 #define ATTN_V_ALIGN 16
 #define ATTN_MASKED  (-1e30f) /* below any score; exp of it is 0 */
+#define ATTN_INT_MAX 16256    /* of a query's or weight's integers: 127 * 128 */
+#define ATTN_TINY    (1e-30f) /* largest magnitudes below this count as zero */
+
+/* Places in the bytes of a page and head. */
+struct attn_layout {
+    enum kv_type type;
+    bool split; /* q8_0 units hold 4 high and 4 low parts: x = 128 high + low */
+    uint32_t dk, dv, dv_pad;
+    size_t k_scales, v, v_scales, bytes; /* bytes: a multiple of 64 */
+    size_t query_bytes, tile_bytes;      /* of a prepared query; of a tile of them */
+};
+
+struct attn_kern;
+struct attn_layout attn_layout_of(const struct attn_kern *k, enum kv_type type, uint32_t dk,
+                                  uint32_t dv);
+
+/* Write one key [dk] or value [dv] to slot 0..15 of a page and head. */
+void attn_store_k(const struct attn_layout *l, const struct kern_vec *vec, unsigned char *page,
+                  uint32_t slot, const float *x);
+void attn_store_v(const struct attn_layout *l, const struct kern_vec *vec, unsigned char *page,
+                  uint32_t slot, const float *x);
+
+/* A query, times `scale`, in the form that attn_put_query wants: query_bytes. */
+void attn_set_query(const struct attn_layout *l, const float *x, float scale, void *query);
+/* Place a prepared query in lane 0..ATTN_TILE - 1 of a tile. Floats: [dk][ATTN_TILE]. q8_0:
+ * units [dk4][ATTN_TILE], float scale [ATTN_TILE], int32 [groups][ATTN_TILE] 128 x sum. */
+void attn_put_query(const struct attn_layout *l, const void *query, uint32_t lane,
+                    unsigned char *tile);
 
 struct attn_block {
-    const void *k[ATTN_PAGES], *v[ATTN_PAGES]; /* those that any query sees are set */
-    uint32_t dk, dv_pad;
+    const struct attn_layout *l;
+    const unsigned char *page[ATTN_PAGES]; /* those that any query sees are set */
+    /* Pages that will be read soon and are fetched meanwhile; NULL: none. */
+    const unsigned char *next[ATTN_PAGES];
     uint32_t n_q;
-    const float *const *q; /* [n_q], each [dk], score scale included */
+    const unsigned char *q; /* tiles */
     /* Query i sees keys [lo[i], hi[i]) of the block; hi <= lo: none, it is left alone. */
     const uint8_t *lo, *hi;
     float *max, *sum; /* [n_q] running maximum (ATTN_MASKED at first) and sum of exponentials */
@@ -33,10 +81,10 @@ struct attn_block {
 };
 
 struct attn_kern {
-    void (*f16)(const struct attn_block *b);
-    void (*f32)(const struct attn_block *b);
+    void (*block[KV_TYPES])(const struct attn_block *b); /* by enum kv_type */
     /* exp(x) as the steps above compute it: merging partial results must agree. */
     float (*exp1)(float x);
+    bool split; /* of its layouts */
 };
 
 const struct attn_kern *attn_kern_at(enum kern_level level);

@@ -44,7 +44,7 @@ void cpu_attn_plan(struct cpu_stage *s)
 static void merge(const struct cpu_stage *s, float *max_all, float *sum_all, float *acc_all,
                   float max, float sum, const float *acc)
 {
-    size_t n = s->dv_pad;
+    size_t n = s->layout.dv_pad;
     if (*sum_all == 0) {
         *max_all = max;
         *sum_all = sum;
@@ -73,8 +73,7 @@ static void walk_chunk(const struct cpu_stage *s, const struct cpu_thread *th, u
 {
     uint32_t g = group(s), n_q = n_rows * g, last = 0, first = UINT32_MAX;
     uint32_t from = chunk * CPU_CHUNK;
-    struct attn_block b = {.dk = s->hp.head_dim_k,
-                           .dv_pad = s->dv_pad,
+    struct attn_block b = {.l = &s->layout,
                            .n_q = n_q,
                            .q = th->q,
                            .lo = th->lo,
@@ -87,12 +86,13 @@ static void walk_chunk(const struct cpu_stage *s, const struct cpu_thread *th, u
         th->max[i] = ATTN_MASKED;
         th->sum[i] = 0;
     }
-    memset(th->acc, 0, (size_t)n_q * s->dv_pad * sizeof(*th->acc));
+    memset(th->acc, 0, (size_t)n_q * s->layout.dv_pad * sizeof(*th->acc));
     for (uint32_t r = 0; r < n_rows; r++) {
         last = NUM_MAX(last, positions[r]);
         first = NUM_MIN(first, first_seen(s, positions[r]));
     }
     uint32_t end = NUM_MIN(last + 1, from + CPU_CHUNK);
+    uint32_t n_pages = (end + BACKEND_PAGE_TOKENS - 1) / BACKEND_PAGE_TOKENS;
     for (uint32_t at = NUM_MAX(first / ATTN_BLOCK * ATTN_BLOCK, from); at < end; at += ATTN_BLOCK) {
         for (uint32_t r = 0; r < n_rows; r++) {
             uint32_t seen = first_seen(s, positions[r]), hi = positions[r] + 1;
@@ -104,35 +104,31 @@ static void walk_chunk(const struct cpu_stage *s, const struct cpu_thread *th, u
             }
         }
         for (uint32_t p = 0; p < ATTN_PAGES; p++) {
-            uint32_t pos = at + p * BACKEND_PAGE_TOKENS;
-            if (pos >= end)
-                break;
-            const unsigned char *kv =
-                cpu_kv_at(s, layer, seq->pages[pos / BACKEND_PAGE_TOKENS], head);
-            b.k[p] = kv;
-            b.v[p] = kv + s->kv_k_bytes;
+            uint32_t page = at / BACKEND_PAGE_TOKENS + p, next = page + ATTN_PAGES;
+            b.page[p] = page < n_pages ? cpu_kv_at(s, layer, seq->pages[page], head) : NULL;
+            b.next[p] = next < n_pages ? cpu_kv_at(s, layer, seq->pages[next], head) : NULL;
         }
-        if (s->kv_type == KV_F32) {
-            s->attn->f32(&b);
-        } else {
-            s->attn->f16(&b);
-        }
+        s->attn->block[s->layout.type](&b);
     }
 }
 
 static float *partial_at(const struct cpu_stage *s, uint32_t row, uint32_t head, uint32_t chunk)
 {
-    return s->partial +
-           (((size_t)row * s->hp.n_heads + head) * s->partial_chunks + chunk) * (s->dv_pad + 2);
+    return s->partial + (((size_t)row * s->hp.n_heads + head) * s->partial_chunks + chunk) *
+                            (s->layout.dv_pad + 2);
 }
 
 static void set_queries(const struct cpu_stage *s, const struct cpu_thread *th, uint32_t at,
                         uint32_t row, uint32_t head)
 {
-    uint32_t g = group(s), dk = s->hp.head_dim_k;
-    const float *q = s->q + ((size_t)row * s->hp.n_heads + (size_t)head * g) * dk;
-    for (uint32_t h = 0; h < g; h++)
-        th->q[at * g + h] = q + (size_t)h * dk;
+    uint32_t g = group(s);
+    const unsigned char *q =
+        s->q + ((size_t)row * s->hp.n_heads + (size_t)head * g) * s->layout.query_bytes;
+    for (uint32_t h = 0; h < g; h++) {
+        uint32_t i = at * g + h;
+        attn_put_query(&s->layout, q + h * s->layout.query_bytes, i % ATTN_TILE,
+                       th->q + i / ATTN_TILE * s->layout.tile_bytes);
+    }
 }
 
 /* One task: some rows of a sequence, one KV head, all chunks. */
@@ -163,13 +159,14 @@ static void whole_task(const struct cpu_stage *s, const struct cpu_op *op,
         walk_chunk(s, th, op->layer, seq, head, positions, n, c);
         for (uint32_t i = 0; i < n * g; i++) {
             if (th->sum[i] > 0)
-                merge(s, &th->max_all[i], &th->sum_all[i], th->acc_all + (size_t)i * s->dv_pad,
-                      th->max[i], th->sum[i], th->acc + (size_t)i * s->dv_pad);
+                merge(s, &th->max_all[i], &th->sum_all[i],
+                      th->acc_all + (size_t)i * s->layout.dv_pad, th->max[i], th->sum[i],
+                      th->acc + (size_t)i * s->layout.dv_pad);
         }
     }
     for (uint32_t i = 0; i < n * g; i++) {
         float *out = s->att + ((size_t)rows[i / g] * s->hp.n_heads + head * g + i % g) * dv;
-        finish(s, out, th->acc_all + (size_t)i * s->dv_pad, th->sum_all[i]);
+        finish(s, out, th->acc_all + (size_t)i * s->layout.dv_pad, th->sum_all[i]);
     }
 }
 
@@ -186,7 +183,7 @@ static void chunk_task(const struct cpu_stage *s, const struct cpu_op *op,
         float *to = partial_at(s, row, head * g + h, chunk);
         to[0] = th->max[h];
         to[1] = th->sum[h];
-        memcpy(to + 2, th->acc + (size_t)h * s->dv_pad, s->dv_pad * sizeof(*to));
+        memcpy(to + 2, th->acc + (size_t)h * s->layout.dv_pad, s->layout.dv_pad * sizeof(*to));
     }
 }
 

@@ -74,11 +74,10 @@ struct cpu_thread {
     float *row;          /* one row of any width */
     float *tile, *tile2; /* results of units, tile_floats each */
     /* attention: n_q queries of one task */
-    const float **q;
+    unsigned char *q; /* tiles */
     uint8_t *lo, *hi;
     float *max, *sum, *acc; /* of the current chunk */
     float *max_all, *sum_all, *acc_all;
-    uint16_t *half; /* one head */
 };
 
 /* How far a thread's range, or a list of tasks, is taken. Two sets serve all phases: while
@@ -109,15 +108,16 @@ struct cpu_stage {
     uint32_t n_ops;
     struct cpu_map weights;
 
-    /* KV: [layer][page][kv head]{K, V} */
+    /* KV: [layer][kv head][page]: what a query walks is one stream where pages follow. */
     struct cpu_map kv;
-    enum kv_type kv_type;
-    uint32_t n_pages, dv_pad;
-    size_t kv_elem, kv_head_bytes, kv_k_bytes, kv_layer_bytes;
+    struct attn_layout layout;
+    uint32_t n_pages;
+    size_t kv_head_bytes, kv_layer_bytes;
 
     /* Scratch for max_tokens rows; all from one map. */
     struct cpu_map scratch;
-    float *x, *q, *att, *ffn, *tmp;
+    float *x, *att, *ffn;
+    unsigned char *q; /* [max_tokens][heads] prepared queries */
     float *cosines, *sines;
     unsigned char *acts; /* [CPU_FORMATS][max_tokens] rows of act_row bytes */
     size_t act_row;
@@ -151,8 +151,7 @@ void cpu_attn_plan(struct cpu_stage *s);
 static inline unsigned char *cpu_kv_at(const struct cpu_stage *s, uint32_t layer, uint32_t page,
                                        uint32_t head)
 {
-    return s->kv.p + layer * s->kv_layer_bytes +
-           ((size_t)page * s->hp.n_kv_heads + head) * s->kv_head_bytes;
+    return s->kv.p + layer * s->kv_layer_bytes + head * s->kv_head_bytes + page * s->layout.bytes;
 }
 
 #endif

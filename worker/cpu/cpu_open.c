@@ -309,15 +309,11 @@ static int plan_ops(struct cpu_stage *s, const struct program *prog, struct err 
 
 static int open_kv(struct cpu_stage *s, const struct stage_config *cfg, struct err *e)
 {
-    size_t page, bytes;
-    s->kv_type = cfg->kv;
+    size_t bytes;
     s->n_pages = cfg->n_pages;
-    s->kv_elem = cfg->kv == KV_F32 ? 4 : 2;
-    s->dv_pad = (s->hp.head_dim_v + ATTN_V_ALIGN - 1) / ATTN_V_ALIGN * ATTN_V_ALIGN;
-    s->kv_k_bytes = (size_t)s->hp.head_dim_k * BACKEND_PAGE_TOKENS * s->kv_elem;
-    s->kv_head_bytes = s->kv_k_bytes + (size_t)s->dv_pad * BACKEND_PAGE_TOKENS * s->kv_elem;
-    if (!num_mul(s->kv_head_bytes, s->hp.n_kv_heads, &page) ||
-        !num_mul(page, s->n_pages, &s->kv_layer_bytes) ||
+    s->layout = attn_layout_of(s->attn, cfg->kv, s->hp.head_dim_k, s->hp.head_dim_v);
+    if (!num_mul(s->layout.bytes, s->n_pages, &s->kv_head_bytes) ||
+        !num_mul(s->kv_head_bytes, s->hp.n_kv_heads, &s->kv_layer_bytes) ||
         !num_mul(s->kv_layer_bytes, s->n_layers, &bytes))
         return err_set(e, Q_ENOMEM, "a KV cache of %u pages is too large", s->n_pages);
     return bytes ? map_open(&s->kv, bytes, "the KV cache", e) : 0;
@@ -362,16 +358,15 @@ static void carve_thread(const struct cpu_stage *s, struct carve *c, struct cpu_
     th->row = carve(c, widest, sizeof(float));
     th->tile = carve(c, s->tile_floats, sizeof(float));
     th->tile2 = carve(c, s->tile_floats, sizeof(float));
-    th->q = carve(c, n_q, sizeof(*th->q));
+    th->q = carve(c, (n_q + ATTN_TILE - 1) / ATTN_TILE, s->layout.tile_bytes);
     th->lo = carve(c, n_q, 1);
     th->hi = carve(c, n_q, 1);
     th->max = carve(c, n_q, sizeof(float));
     th->sum = carve(c, n_q, sizeof(float));
-    th->acc = carve(c, n_q * s->dv_pad, sizeof(float));
+    th->acc = carve(c, n_q * s->layout.dv_pad, sizeof(float));
     th->max_all = carve(c, n_q, sizeof(float));
     th->sum_all = carve(c, n_q, sizeof(float));
-    th->acc_all = carve(c, n_q * s->dv_pad, sizeof(float));
-    th->half = carve(c, s->hp.head_dim_k, sizeof(uint16_t));
+    th->acc_all = carve(c, n_q * s->layout.dv_pad, sizeof(float));
 }
 
 /* Once with c->p NULL to measure, once to set the pointers. */
@@ -384,13 +379,13 @@ static void carve_scratch(struct cpu_stage *s, struct carve *c)
     s->map = carve(c, n, sizeof(*s->map));
     s->tasks = carve(c, n, sizeof(*s->tasks));
     if (s->n_layers > 0) {
-        s->q = carve(c, n * s->hp.n_heads, s->hp.head_dim_k * sizeof(float));
+        s->q = carve(c, n * s->hp.n_heads, s->layout.query_bytes);
         s->att = carve(c, n * s->hp.n_heads, s->hp.head_dim_v * sizeof(float));
         s->ffn = carve(c, n * s->hp.n_ff, sizeof(float));
         s->cosines = carve(c, n * (s->hp.n_rot / 2), sizeof(float));
         s->sines = carve(c, n * (s->hp.n_rot / 2), sizeof(float));
         s->partial = carve(c, (size_t)s->partial_rows * s->hp.n_heads * s->partial_chunks,
-                           (s->dv_pad + 2) * sizeof(float));
+                           (s->layout.dv_pad + 2) * sizeof(float));
     }
     for (uint32_t t = 0; t < s->n_threads; t++)
         carve_thread(s, c, &s->threads[t]);
@@ -425,8 +420,8 @@ static int open_scratch(struct cpu_stage *s, struct err *e)
 
 static int check_config(const struct stage_config *cfg, struct err *e)
 {
-    if (cfg->kv != KV_F16 && cfg->kv != KV_F32)
-        return err_set(e, Q_EUNSUPPORTED, "a q8_0 KV cache is not supported on the CPU");
+    if ((uint32_t)cfg->kv >= KV_TYPES)
+        return err_set(e, Q_EINVAL, "a KV cache of an unknown type");
     if (cfg->max_tokens < 1 || cfg->max_tokens > MAX_TOKENS || cfg->max_seqs < 1 ||
         cfg->n_pages > MAX_PAGES)
         return err_set(e, Q_EINVAL, "a stage of %u rows, %u sequences, %u pages", cfg->max_tokens,

@@ -165,32 +165,6 @@ static void add_bias(const struct cpu_stage *s, float *x, const float *bias, uin
         s->kern->vec->add(x, bias, n);
 }
 
-static void store_k(const struct cpu_stage *s, struct cpu_thread *th, unsigned char *kv,
-                    uint32_t slot, const float *x)
-{
-    uint32_t dk = s->hp.head_dim_k;
-    if (s->kv_type == KV_F32) {
-        float *k = (float *)(void *)kv;
-        for (uint32_t d = 0; d < dk; d++)
-            k[d * BACKEND_PAGE_TOKENS + slot] = x[d];
-    } else {
-        uint16_t *k = (uint16_t *)(void *)kv;
-        s->kern->vec->f32_to_f16(x, th->half, dk);
-        for (uint32_t d = 0; d < dk; d++)
-            k[d * BACKEND_PAGE_TOKENS + slot] = th->half[d];
-    }
-}
-
-static void store_v(const struct cpu_stage *s, unsigned char *kv, uint32_t slot, const float *x)
-{
-    unsigned char *v = kv + s->kv_k_bytes + (size_t)slot * s->dv_pad * s->kv_elem;
-    if (s->kv_type == KV_F32) {
-        memcpy(v, x, s->hp.head_dim_v * sizeof(*x));
-    } else {
-        s->kern->vec->f32_to_f16(x, (uint16_t *)(void *)v, s->hp.head_dim_v);
-    }
-}
-
 /* What follows the product for one head of one row: x is changed. */
 static void finish_head(const struct run *r, const struct cpu_op *op, uint32_t which, uint32_t row,
                         uint32_t head, float *x)
@@ -211,18 +185,17 @@ static void finish_head(const struct run *r, const struct cpu_op *op, uint32_t w
                 s->sines + (size_t)row * pairs);
     }
     if (which == PROG_Q) {
-        float *q = s->q + ((size_t)row * s->hp.n_heads + head) * dim;
-        for (uint32_t d = 0; d < dim; d++)
-            q[d] = x[d] * s->hp.attn_scale;
+        size_t at = ((size_t)row * s->hp.n_heads + head) * s->layout.query_bytes;
+        attn_set_query(&s->layout, x, s->hp.attn_scale, s->q + at);
         return;
     }
     const uint32_t *pages = s->batch->seqs[info->seq].pages;
     unsigned char *kv = cpu_kv_at(s, op->layer, pages[info->pos / BACKEND_PAGE_TOKENS], head);
     uint32_t slot = info->pos % BACKEND_PAGE_TOKENS;
     if (which == PROG_K) {
-        store_k(s, r->th, kv, slot, x);
+        attn_store_k(&s->layout, v, kv, slot, x);
     } else {
-        store_v(s, kv, slot, x);
+        attn_store_v(&s->layout, v, kv, slot, x);
     }
 }
 

@@ -21,6 +21,7 @@
 struct model; /* worker/model/model.h */
 
 enum kv_type { KV_F16, KV_Q8_0, KV_F32 };
+#define KV_TYPES 3
 
 struct stage_config {
     const struct model *model;     /* borrowed, must outlive the stage */

@@ -60,9 +60,11 @@ static void test_chunks_and_threads(void **state)
         uint32_t chunk, threads;
     } ways[] = {{1, 2}, {3, 3}, {16, 1}, {61, 2}, {PROMPT, 2}};
     (void)state;
-    for (size_t f = 0; f < N_FILES; f++) {
+    for (size_t i = 0; i < N_FILES * KV_TYPES; i++) {
         struct h_run r;
-        if (!open_file(&r, f, 1, 1, KV_F16))
+        size_t f = i / KV_TYPES;
+        enum kv_type kv = (enum kv_type)(i % KV_TYPES);
+        if (!open_file(&r, f, 1, 1, kv))
             skip();
         float *want = logits_of(&r, PROMPT, PROMPT);
         uint32_t n_vocab = r.n_vocab;
@@ -71,7 +73,7 @@ static void test_chunks_and_threads(void **state)
             char what[200];
             snprintf(what, sizeof(what), "%s, chunk %u, %u threads", files[f], ways[w].chunk,
                      ways[w].threads);
-            assert_true(open_file(&r, f, ways[w].threads, 1, KV_F16));
+            assert_true(open_file(&r, f, ways[w].threads, 1, kv));
             float *got = logits_of(&r, PROMPT, ways[w].chunk);
             check_same(want, got, PROMPT, n_vocab, what);
             free(got);
@@ -136,10 +138,11 @@ static void test_batches(void **state)
     enum { SEQS = 4 };
     static const uint32_t len[SEQS] = {120, 97, 64, 33}, step[SEQS] = {1, 16, 3, 7};
     (void)state;
-    for (size_t f = 0; f < N_FILES; f++) {
+    for (size_t k = 0; k < N_FILES * 2; k++) {
         struct h_run r;
+        size_t f = k / 2;
         uint32_t done[SEQS] = {0};
-        if (!open_file(&r, f, 2, 1, KV_F16))
+        if (!open_file(&r, f, 2, 1, k % 2 ? KV_Q8_0 : KV_F16))
             skip();
         float *want = logits_of(&r, 120, 120);
         float *got = malloc((size_t)SEQS * 16 * r.n_vocab * sizeof(float));
@@ -179,15 +182,14 @@ static void test_batches(void **state)
 /* Past 512 positions decoding shares the chunks of one sequence among threads. */
 static void test_depth(void **state)
 {
-    static const enum kv_type kinds[] = {KV_F16, KV_F32};
     (void)state;
-    for (size_t k = 0; k < 2; k++) {
+    for (int k = 0; k < KV_TYPES; k++) {
         struct h_run r;
-        if (!open_file(&r, 0, 1, 1, kinds[k]))
+        if (!open_file(&r, 0, 1, 1, (enum kv_type)k))
             skip();
         float *want = logits_of(&r, LONG, MAX_ROWS);
         h_close(&r);
-        assert_true(open_file(&r, 0, 3, 1, kinds[k]));
+        assert_true(open_file(&r, 0, 3, 1, (enum kv_type)k));
         float *got = logits_of(&r, 500, 100);
         got = realloc(got, (size_t)LONG * r.n_vocab * sizeof(float));
         assert_non_null(got);
@@ -198,6 +200,36 @@ static void test_depth(void **state)
         free(got);
         h_close(&r);
     }
+}
+
+/* What 8-bit keys and values take, and that they are another path than f16. */
+static void test_q8_is_half(void **state)
+{
+    size_t bytes[KV_TYPES];
+    float *logits[KV_TYPES];
+    uint32_t n_vocab = 0;
+    (void)state;
+    for (int k = 0; k < KV_TYPES; k++) {
+        struct h_run r;
+        struct h_config c = {
+            .n_threads = 1, .max_rows = MAX_ROWS, .n_pages = 1 << 16, .kv = (enum kv_type)k};
+        char *path = h_data(files[0]);
+        if (!path)
+            skip();
+        h_open(&r, path, &c);
+        free(path);
+        n_vocab = r.n_vocab;
+        bytes[k] = r.stages[0]->ops->kv_bytes(r.stages[0]);
+        logits[k] = logits_of(&r, PROMPT, PROMPT);
+        size_t planned = model_kv_bytes_per_token(r.model, k) * ((size_t)c.n_pages * 16) *
+                         model_hparams(r.model)->n_layers;
+        assert_true(bytes[k] >= planned && bytes[k] < planned + planned / 100 + (4 << 20));
+        h_close(&r);
+    }
+    assert_true(bytes[KV_Q8_0] < bytes[KV_F16] * 55 / 100);
+    assert_true(memcmp(logits[KV_Q8_0], logits[KV_F16], n_vocab * PROMPT * sizeof(float)) != 0);
+    for (int k = 0; k < KV_TYPES; k++)
+        free(logits[k]);
 }
 
 /* Which rows are wanted changes nothing; a prompt chunk may want none. */
@@ -276,6 +308,7 @@ int main(void)
         cmocka_unit_test(test_shared_threads),
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_q8_is_half),
         cmocka_unit_test(test_wanted_rows),
         cmocka_unit_test(test_bad_batches),
     };
