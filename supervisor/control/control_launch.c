@@ -113,10 +113,11 @@ static int check_kind(const struct launch_request *r, struct err *e)
             err_set(e, Q_EUNSUPPORTED,
                     "Model %.100s cannot be run in format %.40s: Quire runs ggufv2 files.",
                     r->model_name, r->format));
-    if (r->kv_type && strcmp(r->kv_type, "f16") != 0 && strcmp(r->kv_type, "f32") != 0)
+    if (r->kv_type && strcmp(r->kv_type, "f16") != 0 && strcmp(r->kv_type, "q8_0") != 0 &&
+        strcmp(r->kv_type, "f32") != 0)
         return at_field(r, "kv_type",
                         err_set(e, Q_EINVAL,
-                                "kv_type %.40s is none of those that run here: f16, f32",
+                                "kv_type %.40s is none of those that run here: f16, q8_0, f32",
                                 r->kv_type));
     return 0;
 }

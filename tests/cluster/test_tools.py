@@ -36,6 +36,18 @@ def test_logits_are_the_same_whatever_chunks_and_threads(tmp_path):
     assert all(o == outs[0] for o in outs[1:]), "chunks or threads changed a bit"
 
 
+def test_an_8_bit_cache_is_another_but_near(tmp_path):
+    ask = [{"id": 1, "tokens": [0, 376, 377, 259, 360] * 9, "positions": "last", "n_greedy": 6}]
+    f16, q8, q8_split = (answers(run(tmp_path, "logits", "--model", STORY, "--jsonl", *extra,
+                                     lines=ask))[0]
+                         for extra in ([], ["--kv", "q8_0"], ["--kv", "q8_0", "--chunk", "4"]))
+    assert q8 == q8_split
+    worst = max(abs(a - b) for a, b in zip(f16["logits"], q8["logits"]))
+    assert 0 < worst < 0.01 * (max(f16["logits"]) - min(f16["logits"]))
+    r = run(tmp_path, "logits", "--model", STORY, "--kv", "q5", lines=ask)
+    assert r.returncode == 2 and "q8_0" in r.stderr
+
+
 def test_bench_prints_what_was_measured(tmp_path):
     tests = "pp16,tg4,tg4@d32,b2,load"
     rows = answers(run(tmp_path, "bench", "--model", STORY, "--tests", tests, "--rounds", "2",

@@ -48,8 +48,12 @@ def test_launch_answers_and_refusals(story):
     assert r.status == 200 and r.json["model_uid"] == "later"
     wait_for("ready", lambda: story.get("/v1/models/instances?model_uid=later").json[0]["status"]
              == "READY")
-    r = story.post("/v1/models", dict(model_name="story", model_engine="quire"))
-    assert r.status == 200 and r.json["model_uid"].startswith("story-")
+    r = story.post("/v1/models", dict(model_name="story", model_engine="quire", kv_type="q8_0"))
+    assert r.status == 200
+    told = story.post("/v1/chat/completions", dict(
+        model=r.json["model_uid"], max_tokens=4, messages=[dict(role="user", content="Once")]))
+    assert told.status == 200 and told.json["usage"]["completion_tokens"] == 4
+    assert r.json["model_uid"].startswith("story-")
     assert story.delete("/v1/models/" + r.json["model_uid"]).json is None
     assert story.delete("/v1/models/later").status == 200
     assert story.delete("/v1/models/later").status == 400
@@ -58,6 +62,7 @@ def test_launch_answers_and_refusals(story):
                 dict(model_name="story", model_uid="x-rep0"),
                 dict(model_name="story", worker_ip="203.0.113.9"),
                 dict(model_name="story", quantization="q2_k"),
+                dict(model_name="story", kv_type="q5"),
                 dict(model_name="story", model_uid="a" * 101)):
         r = story.post("/v1/models", dict(bad, model_engine="quire"))
         assert r.status == 400, (bad, r.body)

@@ -434,15 +434,23 @@ size_t model_head_bytes(const struct model *m)
     return resident_bytes(m->tensors[ROLE_OUTPUT]) + resident_bytes(m->tensors[ROLE_OUTPUT_NORM]);
 }
 
+/* What a position takes on the CPU (attn_kern.h). */
+static size_t q8_bytes(size_t dk, size_t dv)
+{
+    size_t k = (dk + 3) / 4 * 4 + (dk + 31) / 32 * 2;
+    size_t v = (dv + 15) / 16 * 16 + (dv + 63) / 64 * 2;
+    return (k + v + 3) / 4 * 4;
+}
+
 size_t model_kv_bytes_per_token(const struct model *m, int kv_type)
 {
-    size_t n = (size_t)m->hp.n_kv_heads * ((size_t)m->hp.head_dim_k + m->hp.head_dim_v);
+    size_t dk = m->hp.head_dim_k, dv = m->hp.head_dim_v, heads = m->hp.n_kv_heads;
     switch (kv_type) {
     case KV_F32:
-        return n * 4;
+        return heads * (dk + dv) * 4;
     case KV_Q8_0:
-        return n / 32 * 34;
+        return heads * q8_bytes(dk, dv);
     default:
-        return n * 2;
+        return heads * (dk + dv) * 2;
     }
 }

@@ -280,7 +280,7 @@ int tool_bench(int argc, char **argv)
         {"jsonl", NULL, OPT_FLAG, &c.jsonl, NULL, "one JSON object a test and round", 0, 0},
         {"threads", "t", OPT_INT, &threads, "N", "threads (default: physical cores)", 0, 1024},
         {"rounds", NULL, OPT_INT, &rounds, "N", "times to run all tests (default 3)", 1, 1000},
-        {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default) or f32", 0, 0},
+        {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", 0, 0},
     };
     const struct opts_cmd spec = {
         .name = "quire bench",

@@ -200,7 +200,7 @@ int tool_logits(int argc, char **argv)
         {"jsonl", NULL, OPT_FLAG, &jsonl, NULL, "one JSON object a line in and out", 0, 0},
         {"threads", "t", OPT_INT, &threads, "N", "threads (default: physical cores)", 0, 1024},
         {"chunk", NULL, OPT_INT, &chunk, "N", "positions of one step (default 512)", 0, 65536},
-        {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default) or f32", 0, 0},
+        {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", 0, 0},
     };
     const struct opts_cmd spec = {
         .name = "quire logits",

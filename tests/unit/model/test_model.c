@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Model files with faults: each is refused with a message that names it. */
+#include "worker/model/backend.h"
 #include "worker/model/model.h"
 #include "worker/model/program.h"
 
@@ -187,7 +188,10 @@ static void test_sound(void **state)
     assert_null(model_tensor(m, ROLE_FFN_DOWN, 2));
     assert_null(model_tensor(m, ROLE_ATTN_Q_BIAS, 0));
     assert_true(model_layer_bytes(m, 0) >= (64 + 32 + 32 + 64 + 3 * 96 + 16) * 4);
-    assert_int_equal(model_kv_bytes_per_token(m, 0), 16);
+    assert_int_equal(model_kv_bytes_per_token(m, KV_F16), 16);
+    assert_int_equal(model_kv_bytes_per_token(m, KV_F32), 32);
+    /* codes of 4 and, padded, 16 dimensions, two scales */
+    assert_int_equal(model_kv_bytes_per_token(m, KV_Q8_0), 24);
     /* base 10000, four dimensions: angles 1 and 0.01 */
     assert_true(fabs(model_rope_freqs(m)[0] - 1) < 1e-12);
     assert_true(fabs(model_rope_freqs(m)[1] - 0.01) < 1e-12);

@@ -341,6 +341,26 @@ static void progress_grows_while_loading(void **state)
     assert_true(rc_progress(m) == 1.0);
 }
 
+/* Workers tell the KV cache's size for f16; what is reserved follows the model's type. */
+static void cache_type_counts(void **state)
+{
+    static const struct {
+        const char *type;
+        uint64_t bytes;
+    } cases[] = {{"", 512}, {"f16", 512}, {"f32", 1024}, {"q8_0", 288}};
+    struct fake *f = *state;
+    join(f, "w0", 2 * GIB);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char uid[16];
+        snprintf(uid, sizeof uid, "m-one-%zu", i);
+        struct cs_model *m = launch(f, uid, 1, 1);
+        cs_copy(m->kv_type, sizeof m->kv_type, cases[i].type);
+        pass(f, 500);
+        assert_int_equal(m->state, CS_MODEL_READY);
+        assert_int_equal(m->shape->kv_bytes_per_token_layer, cases[i].bytes);
+    }
+}
+
 static void three_workers_one_model(void **state)
 {
     struct fake *f = *state;
@@ -1027,6 +1047,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(launch_one),
         T(progress_grows_while_loading),
+        T(cache_type_counts),
         T(three_workers_one_model),
         T(splits_when_it_must),
         T(no_room),
