@@ -265,6 +265,10 @@ static void fault_of(const struct oa_job *j, int code, const char *text, struct 
         api_fault_param_of_text(f);
         if (j->chat && strcmp(f->param, "prompt") == 0)
             snprintf(f->param, sizeof f->param, "messages");
+        if (*f->param && strcmp(f->param, j->constraint_field) == 0)
+            f->code = oa_format_code(j->constraint);
+        else if (strncmp(f->param, "tools[", 6) == 0)
+            f->code = "invalid_json_schema";
         if (strstr(text, "maximum context length") || strstr(text, "available context size")) {
             f->code = "context_length_exceeded";
             snprintf(f->param, sizeof f->param, "%s", j->chat ? "messages" : "prompt");
@@ -348,6 +352,8 @@ static int job_fill(struct oa_job *j)
     j->drop_reasoning = p->drop_reasoning;
     j->echo = p->msg.echo;
     j->top_logprobs = p->top_logprobs;
+    j->constraint = p->constraint.kind;
+    snprintf(j->constraint_field, sizeof j->constraint_field, "%s", p->constraint_field);
     j->n = p->n;
     j->created = clock_unix_s();
     j->last_sent_ms = clock_mono_ms();

@@ -3,6 +3,7 @@
  *
  *     api_openai_request.c   JSON body -> struct oa_params (checked, ready to pack)
  *     api_openai_messages.c  messages, tools, template variables
+ *     api_openai_format.c    response_format and its kin
  *     api_openai_write.c     struct oa_job -> answer bodies and stream chunks
  *     api_openai.c           routes, calls, life of a job */
 #ifndef QUIRE_API_OPENAI_H
@@ -41,7 +42,10 @@ struct oa_params {
     Quire__LogitBias *bias, **bias_ptrs;
     char *stops[OA_MAX_STOPS];
     uint32_t *stop_ids;
-    struct buf messages, tools, extra;
+    struct buf messages, tools, extra, schema;
+    Quire__Constraint constraint;
+    char constraint_field[64];
+    char **allowed;                /* names of tools, borrowed from the body */
     bool one_call, drop_reasoning; /* parallel_tool_calls, include_reasoning: false */
 };
 
@@ -61,6 +65,10 @@ int oa_get_str(const struct jv *o, const char *key, const char **out, struct api
 int oa_wrong_type(struct api_fault *f, const char *param, const char *want, const struct jv *got);
 int oa_integer(const struct jv *v, int64_t *out); /* 0, or -1: not an integer */
 
+/* response_format, structured_outputs, guided_*, grammar, json_schema ... into p->constraint. */
+int oa_parse_format(struct oa_params *p, struct api_fault *f);
+/* The error code for a constraint that does not compile. */
+const char *oa_format_code(Quire__ConstraintKind kind);
 /* What is to be taken out of the text: reasoning_format, include_reasoning, ... */
 int oa_parse_reasoning(struct oa_params *p, struct api_fault *f);
 /* messages, tools, tool_choice, chat_template_kwargs into p->messages, tools, extra. */
@@ -109,6 +117,8 @@ struct oa_job {
     bool started; /* the stream's 200 is out */
     bool full;    /* the client is behind: calls are paused */
     uint32_t n, top_logprobs;
+    Quire__ConstraintKind constraint;
+    char constraint_field[64];
     char *model;
     char id[48], fingerprint[40];
     int64_t created;

@@ -6,6 +6,7 @@
 #include "base/num.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_TOOLS 1024 /* each is compared with all before it */
@@ -210,19 +211,108 @@ static int collect_tools(struct jv *out, const struct jv *tools, const struct jv
     return 0;
 }
 
-static int check_choice(const struct jv *v, const char *key, bool has_tools, struct api_fault *f)
+static int bad_choice(struct api_fault *f, const char *key, const char *what)
 {
-    if (jv_is(v, JV_NULL))
-        return 0;
-    const char *s = jv_str(v, "");
-    if (strcmp(s, "none") == 0 || strcmp(s, "auto") == 0)
+    return api_fault_set(f, 400, key, "invalid_value", "'%s' %s", key, what);
+}
+
+/* Take names[0..n) as the tools that may be called. */
+static int allow(struct oa_params *p, const struct jv *all, const struct jv *const *names, size_t n,
+                 struct api_fault *f)
+{
+    p->allowed = calloc(n + 1, sizeof *p->allowed);
+    if (!p->allowed)
+        return api_fault_set(f, 503, NULL, NULL, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        const char *name = jv_str(names[i], NULL);
+        size_t k = 0;
+        if (!name)
+            return bad_choice(f, "tool_choice", "must name its function");
+        while (k < jv_len(all) &&
+               strcmp(jv_str(jv_get(jv_get(jv_at(all, k), "function"), "name"), ""), name) != 0)
+            k++;
+        if (k == jv_len(all))
+            return api_fault_set(f, 400, "tool_choice", "invalid_value",
+                                 "'tool_choice' names '%.100s', which is not among 'tools'", name);
+        p->allowed[i] = (char *)(uintptr_t)name;
+    }
+    p->msg.allowed_tools = p->allowed;
+    p->msg.n_allowed_tools = n;
+    return 0;
+}
+
+/* {"type": "function", "function": {"name"}}, or flat. */
+static const struct jv *name_of(const struct jv *v)
+{
+    const struct jv *fn = jv_get(v, "function");
+    return jv_get(fn ? fn : v, "name");
+}
+
+static int allowed_tools(struct oa_params *p, const struct jv *v, const struct jv *all,
+                         struct api_fault *f)
+{
+    const struct jv *inner = jv_get(v, "allowed_tools"), *names[MAX_TOOLS];
+    if (!inner)
+        inner = v;
+    const struct jv *list = jv_get(inner, "tools");
+    const char *mode = jv_str(jv_get(inner, "mode"), "auto");
+    size_t n = jv_len(list);
+    if (!jv_is(list, JV_ARRAY) || n == 0 || n > MAX_TOOLS)
+        return bad_choice(f, "tool_choice", "must list its allowed tools");
+    if (strcmp(mode, "auto") != 0 && strcmp(mode, "required") != 0)
+        return bad_choice(f, "tool_choice", "has a mode other than auto and required");
+    for (size_t i = 0; i < n; i++)
+        names[i] = name_of(jv_at(list, i));
+    p->msg.force_tools = strcmp(mode, "required") == 0;
+    return allow(p, all, names, n, f);
+}
+
+/* all: the tools, evened out. */
+static int parse_choice(struct oa_params *p, const struct jv *all, struct api_fault *f)
+{
+    const struct jv *v = jv_get(p->body, "tool_choice");
+    const char *s = jv_str(v, ""), *type = jv_str(jv_get(v, "type"), "");
+    if (jv_is(v, JV_NULL) || strcmp(s, "none") == 0 || strcmp(s, "auto") == 0)
         return 0;
     if (!jv_is(v, JV_STRING) && !jv_is(v, JV_OBJECT))
-        return oa_wrong_type(f, key, "a string or an object", v);
-    if (!has_tools)
-        return api_fault_set(f, 400, key, "invalid_value", "'%s' needs 'tools'", key);
-    return api_fault_set(f, 400, key, "unsupported_value", "'%s' may be 'none' or 'auto' here",
-                         key);
+        return oa_wrong_type(f, "tool_choice", "a string or an object", v);
+    if (jv_len(all) == 0)
+        return bad_choice(f, "tool_choice", "needs 'tools'");
+    if (strcmp(type, "allowed_tools") == 0) {
+        if (allowed_tools(p, v, all, f))
+            return -1;
+    } else if (strcmp(type, "function") == 0) {
+        const struct jv *name = name_of(v);
+        p->msg.force_tools = true;
+        p->one_call = true;
+        if (allow(p, all, &name, 1, f))
+            return -1;
+    } else if (strcmp(s, "required") == 0) {
+        p->msg.force_tools = true;
+    } else {
+        return bad_choice(f, "tool_choice",
+                          "must be none, auto, required, or an object of type function or "
+                          "allowed_tools");
+    }
+    if (p->msg.force_tools && p->msg.constraint)
+        return api_fault_set(f, 400, p->constraint_field, "invalid_value",
+                             "'%s' cannot be kept where 'tool_choice' asks for a call",
+                             p->constraint_field);
+    return 0;
+}
+
+/* The old `functions` may be offered, not forced: its answers stay text. */
+static int check_function_call(const struct oa_params *p, struct api_fault *f)
+{
+    const struct jv *v = jv_get(p->body, "function_call");
+    const char *s = jv_str(v, "");
+    if (jv_is(v, JV_NULL) || strcmp(s, "none") == 0 || strcmp(s, "auto") == 0)
+        return 0;
+    if (!jv_is(v, JV_STRING) && !jv_is(v, JV_OBJECT))
+        return oa_wrong_type(f, "function_call", "a string or an object", v);
+    return api_fault_set(f, 400, "function_call", "unsupported_value",
+                         "'function_call' may be 'none' or 'auto' here; use 'tools' and "
+                         "'tool_choice'");
 }
 
 int oa_parse_tools(struct oa_params *p, struct api_fault *f)
@@ -238,18 +328,20 @@ int oa_parse_tools(struct oa_params *p, struct api_fault *f)
     if (jv_len(tools) + jv_len(functions) > MAX_TOOLS)
         return api_fault_set(f, 400, "tools", "invalid_value", "'tools' may have %d entries",
                              MAX_TOOLS);
-    if (check_choice(jv_get(p->body, "tool_choice"), "tool_choice", has, f) ||
-        check_choice(jv_get(p->body, "function_call"), "function_call", has, f))
+    if (check_function_call(p, f))
         return -1;
     bool parallel = true;
     if (oa_get_bool(p->body, "parallel_tool_calls", &parallel, f) < 0)
         return -1;
     p->one_call = !parallel;
     if (!has)
-        return 0;
+        return parse_choice(p, NULL, f);
     struct jv *all = jv_new_array();
     int rc = all ? collect_tools(all, tools, functions, f)
                  : api_fault_set(f, 503, NULL, NULL, "out of memory");
+    if (rc == 0)
+        rc = parse_choice(p, jv_len(tools) > 0 ? all : NULL, f);
+    p->msg.one_call = p->one_call;
     if (rc == 0 && jv_write(&p->tools, all, 0))
         rc = api_fault_set(f, 503, NULL, NULL, "out of memory");
     jv_free(all);

@@ -106,16 +106,7 @@ static int refuse_unsupported(const struct jv *o, struct api_fault *f)
                    {"xtc_probability", 0},   {"mirostat", 0},
                    {"dynatemp_range", 0},    {"thinking_token_budget", -1},
                    {"reasoning_budget", -1}, {"length_penalty", 1}};
-    static const char *const absent[] = {"grammar",
-                                         "json_schema",
-                                         "regex",
-                                         "ebnf",
-                                         "structured_outputs",
-                                         "guided_json",
-                                         "guided_regex",
-                                         "guided_choice",
-                                         "guided_grammar",
-                                         "stop_regex",
+    static const char *const absent[] = {"stop_regex",
                                          "bad_words",
                                          "allowed_token_ids",
                                          "prompt_logprobs",
@@ -165,24 +156,6 @@ static int refuse_unsupported(const struct jv *o, struct api_fault *f)
             return api_fault_set(f, 400, "modalities", "unsupported_value",
                                  "the only modality of this model's answers is 'text'");
     return 0;
-}
-
-static int parse_response_format(const struct jv *o, struct api_fault *f)
-{
-    const struct jv *v = jv_get(o, "response_format");
-    if (jv_is(v, JV_NULL))
-        return 0;
-    if (!jv_is(v, JV_OBJECT))
-        return oa_wrong_type(f, "response_format", "an object", v);
-    const struct jv *type = jv_get(v, "type");
-    if (!jv_is(type, JV_STRING))
-        return api_fault_set(f, 400, "response_format.type", "invalid_type",
-                             "'response_format.type' must be a string");
-    if (strcmp(jv_str(type, ""), "text") == 0)
-        return 0;
-    return api_fault_set(f, 400, "response_format", "unsupported_value",
-                         "'response_format' of type '%.40s' is not supported; only 'text' is",
-                         jv_str(type, ""));
 }
 
 /* ---- sampling ------------------------------------------------------------------------------ */
@@ -528,9 +501,10 @@ int oa_params_parse(struct oa_params *p, struct api *api, struct jv *body, bool 
     buf_init(&p->messages, (size_t)64 << 20);
     buf_init(&p->tools, (size_t)64 << 20);
     buf_init(&p->extra, (size_t)64 << 20);
+    buf_init(&p->schema, (size_t)16 << 20);
     bool chat_echo = false, add = true;
     if (parse_model(p, api, f) || parse_output(p, f) || parse_sampling(p, f) ||
-        parse_length(p, f) || parse_stops(p, f) || parse_response_format(body, f) ||
+        parse_length(p, f) || parse_stops(p, f) || oa_parse_format(p, f) ||
         refuse_unsupported(body, f))
         return -1;
     if (!chat)
@@ -559,6 +533,8 @@ void oa_params_fini(struct oa_params *p)
     buf_fini(&p->messages);
     buf_fini(&p->tools);
     buf_fini(&p->extra);
+    buf_fini(&p->schema);
+    free(p->allowed);
     jv_free(p->body);
     memset(p, 0, sizeof *p);
 }

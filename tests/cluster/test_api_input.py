@@ -36,7 +36,7 @@ BAD = [
     ("/v1/chat/completions", {"model": "story", "messages": "hi"}, 400, "messages"),
     ("/v1/chat/completions", {"model": "story", "messages": [{"role": "user"}]}, 400, None),
     ("/v1/chat/completions", {**CHAT, "top_logprobs": 50, "logprobs": True}, 400, "top_logprobs"),
-    ("/v1/chat/completions", {**CHAT, "response_format": {"type": "json_object"}}, 400,
+    ("/v1/chat/completions", {**CHAT, "response_format": {"type": "yaml"}}, 400,
      "response_format"),
 ]
 

@@ -61,6 +61,9 @@ struct engine {
     uint32_t n_paused;
     uint32_t banned[MAX_EOG + REQUEST_MAX_STOP_IDS];
     uint32_t n_eog;
+    /* Made with the first constrained sequence. */
+    struct gmask_scratch *scratch;
+    uint64_t *mask;
 };
 
 static void *engine_main(void *arg);
@@ -150,6 +153,8 @@ void engine_close(struct engine *en)
     mbox_fini(&en->mbox);
     pthread_mutex_destroy(&en->submit_lock);
     sampler_close(en->sampler);
+    gmask_scratch_close(en->scratch);
+    free(en->mask);
     for (uint32_t i = 0; i < PIPELINE_MAX_DEPTH; i++)
         sched_step_fini(&en->steps[i]);
     sched_fini(&en->sched);
@@ -460,6 +465,25 @@ static void tell_echo(struct engine *en, struct seq *q, const struct sched_item 
     }
 }
 
+/* The tokens that the constraint allows, NULL: all. 0, or an error: none, or out of memory. */
+static int allowed_tokens(struct engine *en, struct seq *q, const uint64_t **mask, struct err *e)
+{
+    *mask = NULL;
+    if (q->gate == GATE_NONE || q->gate == GATE_THINKING)
+        return 0;
+    if (!en->mask) {
+        en->mask = calloc((size_t)en->cfg.text.n_vocab / 64 + 1, sizeof(*en->mask));
+        int rc = gmask_scratch_open(&en->scratch, constraint_vocab(q->req->constraint), e);
+        if (rc != 0 || !en->mask)
+            return err_set(e, Q_ENOMEM, "out of memory for a constraint");
+    }
+    if (seq_mask(q, en->scratch, en->mask) == 0)
+        return err_set(e, Q_EINVAL, "the constraint leaves no way to go on after %u tokens",
+                       q->n_gen);
+    *mask = en->mask;
+    return 0;
+}
+
 static void next_token(struct engine *en, struct seq *q, const float *logits, uint64_t now)
 {
     struct request *r = q->req;
@@ -477,13 +501,21 @@ static void next_token(struct engine *en, struct seq *q, const float *logits, ui
         in.banned = en->banned + (r->ignore_eos ? en->n_eog : 0);
         in.n_banned = r->n_stop_ids + (r->ignore_eos ? 0 : en->n_eog);
     }
+    struct err e = {0};
+    int rc = allowed_tokens(en, q, &in.allowed, &e);
+    if (rc != 0) {
+        close_request(en, r, rc, e.msg);
+        return;
+    }
     uint32_t token = sampler_pick(en->sampler, &r->sampling, &in);
     struct token_logprobs lp;
     if (r->logprobs)
         sampler_logprobs(logits, en->cfg.n_logits, token, r->top_logprobs, &lp);
-    int rc = seq_accept(q, token, r->logprobs ? &lp : NULL, now);
+    rc = seq_accept(q, token, r->logprobs ? &lp : NULL, now);
     if (rc < 0)
-        close_request(en, r, rc, "out of memory for the answer's text");
+        close_request(en, r, rc,
+                      rc == Q_EINVAL ? "a token does not fit the constraint"
+                                     : "out of memory for the answer's text");
     else if (rc != FINISH_NOT)
         end_seq(en, q);
 }

@@ -8,6 +8,7 @@
 #include "proto/engine.pb-c.h"
 #include "worker/engine/answer.h"
 #include "worker/engine/text_pool.h"
+#include "worker/text/gram_tools.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -15,6 +16,8 @@
 #include <string.h>
 
 #define TEXT_THREADS   2
+#define SLOW_THREADS   2
+#define SLOW_NICENESS  10
 #define TEXT_JOBS      1024 /* as many as one connection may have calls (rpc_server) */
 #define MAX_PROMPT     ((size_t)64 << 20) /* bytes of text before tokenising */
 #define MAX_UNPACKED   ((size_t)512 << 20)
@@ -25,6 +28,13 @@ struct engine_service {
     struct text_pool *pool;
     const char *bos, *eos; /* texts, "" if none */
     bool think_control;    /* the marks of reasoning are control tokens */
+    const char *think_end; /* NULL: no reasoning */
+    uint32_t think_start;  /* the token that opens it, or TOKEN_NONE */
+    /* Grammars are compiled beside the rest: they may take long, and hold up their own requests
+     * only. */
+    struct text_pool *slow;
+    struct constraints *constraints;
+    struct text_job warm;
 };
 
 /* An event that did not fit into the stream's queue. */
@@ -41,7 +51,9 @@ struct gen {
     struct engine_service *svc;
     struct rpc_stream *stream;
     Quire__GenerateRequest *req;
-    struct buf text; /* engine thread: token texts of one event */
+    struct constraint *constraint;
+    const char *format; /* of the answer's parser, NULL: not taken apart */
+    struct buf text;    /* engine thread: token texts of one event */
     /* One per choice, NULL when the text goes out as it is. Made before the request, then the
      * engine thread's. */
     struct answer **answers;
@@ -69,6 +81,31 @@ static void on_generate(struct rpc_stream *st, void *ctx);
 static void on_tokenize(struct rpc_stream *st, void *ctx);
 static void on_status(struct rpc_stream *st, void *ctx);
 
+static void find_think_marks(struct engine_service *s)
+{
+    const struct tokenizer *tok = s->cfg.tok;
+    const char *format = s->cfg.format, *start;
+    s->think_start = TOKEN_NONE;
+    if (!format || !outparse_reasoning_marks(format, &start, &s->think_end))
+        return;
+    for (uint32_t i = 0; i < tokenizer_n_vocab(tok); i++) {
+        const char *text = tokenizer_text(tok, i);
+        if (strcmp(text, start) == 0)
+            s->think_start = i;
+        if (tokenizer_is_control(tok, i) && outparse_marks_reasoning(format, text))
+            s->think_control = true;
+    }
+}
+
+static void run_warm(struct text_job *j)
+{
+    struct engine_service *s =
+        (struct engine_service *)(void *)((char *)j - offsetof(struct engine_service, warm));
+    struct err e;
+    if (constraints_warm(s->constraints, &e) != 0)
+        log_warn("engine", "constrained output: %s", e.msg);
+}
+
 int engine_service_open(struct engine_service **out, const struct engine_service_config *cfg,
                         struct err *e)
 {
@@ -80,12 +117,17 @@ int engine_service_open(struct engine_service **out, const struct engine_service
     uint32_t bos = tokenizer_bos(cfg->tok), eos = tokenizer_eos(cfg->tok);
     s->bos = bos != TOKEN_NONE ? tokenizer_text(cfg->tok, bos) : "";
     s->eos = eos != TOKEN_NONE ? tokenizer_text(cfg->tok, eos) : "";
-    for (uint32_t i = 0; cfg->format && !s->think_control && i < tokenizer_n_vocab(cfg->tok); i++)
-        s->think_control = tokenizer_is_control(cfg->tok, i) &&
-                           outparse_marks_reasoning(cfg->format, tokenizer_text(cfg->tok, i));
-    int rc = text_pool_open(&s->pool, TEXT_THREADS, TEXT_JOBS, e);
+    find_think_marks(s);
+    int rc = text_pool_open(&s->pool, TEXT_THREADS, TEXT_JOBS, 0, e);
+    if (rc == 0)
+        rc = text_pool_open(&s->slow, SLOW_THREADS, TEXT_JOBS, SLOW_NICENESS, e);
+    if (rc == 0)
+        rc = constraints_open(&s->constraints, cfg->tok, e);
+    s->warm.run = run_warm;
+    if (rc == 0)
+        rc = text_pool_push(s->slow, &s->warm);
     if (rc != 0) {
-        free(s);
+        engine_service_close(s);
         return rc;
     }
     *out = s;
@@ -103,7 +145,9 @@ void engine_service_close(struct engine_service *s)
 {
     if (!s)
         return;
-    text_pool_close(s->pool);
+    text_pool_close(s->pool); /* it may push to the slow one */
+    text_pool_close(s->slow);
+    constraints_close(s->constraints);
     free(s);
 }
 
@@ -129,6 +173,7 @@ static void gen_unref(struct gen *g)
         return;
     drop_kept_locked(g);
     request_unref(g->request);
+    constraint_unref(g->constraint);
     rpc_msg_free(g->req ? &g->req->base : NULL);
     rpc_stream_unref(g->stream);
     for (uint32_t i = 0; i < g->n_answers; i++)
@@ -524,7 +569,7 @@ static int take_sampling(const Quire__GenerateRequest *q, struct sampler_params 
 static int open_answers(struct gen *g, const struct buf *prompt, struct err *e)
 {
     const Quire__GenerateRequest *q = g->req;
-    const char *format = g->svc->cfg.format;
+    const char *format = g->format;
     uint32_t n = q->n_choices ? q->n_choices : 1;
     bool calls = q->parse_tools && *q->tools_json;
     if (!*q->messages_json || !format || strcmp(format, "none") == 0 ||
@@ -548,20 +593,83 @@ static int open_answers(struct gen *g, const struct buf *prompt, struct err *e)
     return rc;
 }
 
-static void run_generate(struct text_job *j)
+static bool wants_calls(const Quire__GenerateRequest *q)
 {
-    struct gen *g = (struct gen *)(void *)j;
+    return q->parse_tools && *q->tools_json && *q->messages_json;
+}
+
+/* What the text must look like; false: anything. */
+static bool make_spec(const struct gen *g, struct constraint_spec *s)
+{
+    static const enum constraint_kind kinds[] = {
+        [QUIRE__CONSTRAINT_KIND__CONSTRAINT_JSON_OBJECT] = CONSTRAINT_JSON_OBJECT,
+        [QUIRE__CONSTRAINT_KIND__CONSTRAINT_JSON_SCHEMA] = CONSTRAINT_JSON_SCHEMA,
+        [QUIRE__CONSTRAINT_KIND__CONSTRAINT_REGEX] = CONSTRAINT_REGEX,
+        [QUIRE__CONSTRAINT_KIND__CONSTRAINT_CHOICE] = CONSTRAINT_CHOICE,
+        [QUIRE__CONSTRAINT_KIND__CONSTRAINT_GRAMMAR] = CONSTRAINT_GBNF};
+    const Quire__GenerateRequest *q = g->req;
+    const Quire__Constraint *c = q->constraint;
+    bool calls = wants_calls(q), has = c && c->kind > 0 && (size_t)c->kind < NUM_COUNT(kinds);
+    *s = (struct constraint_spec){.field = "tools",
+                                  .format = g->format ? g->format : "generic",
+                                  .allowed = (const char *const *)q->allowed_tools,
+                                  .n_allowed = q->n_allowed_tools,
+                                  .one_call = q->one_call,
+                                  .content = ""};
+    if (has) {
+        s->kind = kinds[c->kind];
+        s->text = c->text;
+        s->field = *c->field ? c->field : "constraint";
+    }
+    bool json = has && (s->kind == CONSTRAINT_JSON_OBJECT || s->kind == CONSTRAINT_JSON_SCHEMA);
+    if (calls && (q->force_tools || (json && gram_tools_beside(s->format)))) {
+        if (!q->force_tools)
+            s->content = s->kind == CONSTRAINT_JSON_SCHEMA ? s->text : "{\"type\":\"object\"}";
+        s->kind = CONSTRAINT_TOOLS;
+        s->text = q->tools_json;
+        has = true;
+    }
+    return has;
+}
+
+/* Does the text end behind a closed block of reasoning? Then it is not opened again. */
+static bool closed_thinking(const struct buf *text, const char *end)
+{
+    size_t n = text->len, k = strlen(end);
+    while (n > 0 && strchr(" \n\r\t", text->data[n - 1]))
+        n--;
+    return n >= k && memcmp(text->data + n - k, end, k) == 0;
+}
+
+static void set_constraint(const struct gen *g, const struct buf *prompt,
+                           struct request_config *cfg)
+{
+    const struct engine_service *s = g->svc;
+    cfg->constraint = g->constraint;
+    cfg->think_start = TOKEN_NONE;
+    if (!g->constraint || !s->think_end || !*g->req->messages_json)
+        return;
+    cfg->think_end = s->think_end;
+    cfg->thinking = outparse_prompt_opens(s->cfg.format, buf_cstr(prompt), prompt->len);
+    if (!closed_thinking(prompt, s->think_end))
+        cfg->think_start = s->think_start;
+}
+
+/* From here on nothing takes long. Ends with a reference of the job. */
+static void submit(struct gen *g)
+{
     struct engine_service *s = g->svc;
     const Quire__GenerateRequest *q = g->req;
     struct err e = {0};
     struct buf text;
     struct token_list ids = {0};
     struct sampler_bias *bias = NULL;
+    bool forced = q->force_tools && wants_calls(q);
     struct request_config cfg = {
         .accepted = q->accepted_tokens,
         .n_accepted = q->n_accepted_tokens,
         .stops = (const char *const *)q->stop,
-        .n_stops = q->n_stop,
+        .n_stops = forced ? 0 : q->n_stop, /* they would break a call */
         .stop_ids = q->stop_token_ids,
         .n_stop_ids = q->n_stop_token_ids,
         .max_tokens = q->max_tokens,
@@ -584,9 +692,9 @@ static void run_generate(struct text_job *j)
     if (rc == 0) {
         /* Marks may be control tokens. Others stay unseen, so none is shown that nobody takes
          * out; "generic" has only plain marks. */
-        cfg.show_special =
-            g->n_answers > 0 && strcmp(s->cfg.format, "generic") != 0 &&
-            ((q->parse_tools && *q->tools_json) || (!q->no_reasoning_parse && s->think_control));
+        cfg.show_special = g->n_answers > 0 && strcmp(g->format, "generic") != 0 &&
+                           (wants_calls(q) || (!q->no_reasoning_parse && s->think_control));
+        set_constraint(g, &text, &cfg);
         cfg.prompt = ids.ids;
         cfg.n_prompt = ids.n;
         cfg.prompt_text = buf_cstr(&text);
@@ -604,6 +712,44 @@ static void run_generate(struct text_job *j)
     free(ids.ids);
     free(bias);
     gen_unref(g);
+}
+
+static void run_compile(struct text_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    struct constraint_spec spec;
+    struct err e = {0};
+    pthread_mutex_lock(&g->lock);
+    bool over = g->over;
+    pthread_mutex_unlock(&g->lock);
+    int rc = over || !make_spec(g, &spec)
+                 ? Q_ECANCELLED
+                 : constraints_get(g->svc->constraints, &spec, &g->constraint, &e);
+    if (rc == 0) {
+        submit(g);
+        return;
+    }
+    finish(g, rc == Q_ENOMEM ? RPC_INVALID : rpc_status_of(rc), e.msg);
+    gen_unref(g);
+}
+
+static void run_generate(struct text_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    struct engine_service *s = g->svc;
+    struct constraint_spec spec;
+    bool forced = g->req->force_tools && wants_calls(g->req);
+    g->format = forced ? gram_tools_format(s->cfg.format) : s->cfg.format;
+    bool has = make_spec(g, &spec);
+    if (has && !(g->constraint = constraints_find(s->constraints, &spec))) {
+        g->job.run = run_compile;
+        if (text_pool_push(s->slow, &g->job) != 0) {
+            finish(g, RPC_EXHAUSTED, "the queue is full, try again");
+            gen_unref(g);
+        }
+        return;
+    }
+    submit(g);
 }
 
 static void on_generate_message(struct rpc_stream *st, const void *data, size_t n, void *ctx)

@@ -99,6 +99,12 @@ static int seq_open(struct seq *q, struct request *r, uint32_t choice,
     memcpy(q->tokens, c->prompt, c->n_prompt * sizeof(*q->tokens));
     q->n_tokens = (uint32_t)c->n_prompt;
     r->text->init(&q->detok, r->text->tok, r->show_special, true);
+    if (r->constraint) {
+        struct err e;
+        q->gate = c->thinking ? GATE_THINKING : c->think_start != TOKEN_NONE ? GATE_FIRST : GATE_ON;
+        return gmatch_open(&q->match, constraint_grammar(r->constraint),
+                           constraint_vocab(r->constraint), &e);
+    }
     return 0;
 }
 
@@ -126,6 +132,9 @@ int request_open(struct request **out, const struct request_config *c,
     r->logprobs = c->logprobs;
     r->top_logprobs = c->top_logprobs;
     r->show_special = c->show_special;
+    r->constraint = constraint_ref(c->constraint);
+    r->think_end = c->think_end;
+    r->think_start = c->think_start;
     buf_init(&r->replayed, REPLAY_MAX);
     /* A continuation has shown its prompt already. */
     r->echo = c->echo && c->n_accepted == 0;
@@ -144,7 +153,12 @@ int request_open(struct request **out, const struct request_config *c,
     for (uint32_t i = 0; i < r->n_choices; i++)
         if (seq_open(&r->seqs[i], r, c->choice_base + i, c, n_ctx) != 0)
             goto nomem;
-    if (replay(&r->seqs[0], c->accepted, c->n_accepted) != 0)
+    rc = replay(&r->seqs[0], c->accepted, c->n_accepted);
+    if (rc == Q_EINVAL) {
+        err_set(e, rc, "accepted_tokens: they do not fit the constraint");
+        goto fail;
+    }
+    if (rc != 0)
         goto nomem;
     *out = r;
     return 0;
@@ -172,6 +186,7 @@ void request_unref(struct request *r)
         free(q->pages);
         free(q->lp);
         free(q->lp_end);
+        gmatch_close(q->match);
         stop_fini(&q->stop);
         buf_fini(&q->piece);
         buf_fini(&q->out);
@@ -181,6 +196,7 @@ void request_unref(struct request *r)
     free((void *)(uintptr_t)r->sampling.bias);
     free(r->stop_ids);
     free(r->prompt_text);
+    constraint_unref(r->constraint);
     buf_fini(&r->replayed);
     free(r);
 }
@@ -218,6 +234,63 @@ static int keep_logprobs(struct seq *q, const struct token_logprobs *lp)
     return 0;
 }
 
+/* Look for the end of the reasoning in the text of a token. What follows it belongs to the
+ * constraint already, but for white space. */
+static int think(struct seq *q, uint32_t token)
+{
+    const char *mark = q->req->think_end;
+    size_t n, i = 0;
+    const char *s = grammar_vocab_text(constraint_vocab(q->req->constraint), token, &n);
+    for (; i < n && mark[q->n_mark]; i++) {
+        while (q->n_mark > 0 && mark[q->n_mark] != s[i]) {
+            uint32_t k = q->n_mark - 1; /* the longest beginning of the mark that ends here */
+            while (k > 0 && memcmp(mark, mark + q->n_mark - k, k) != 0)
+                k--;
+            q->n_mark = k;
+        }
+        q->n_mark += mark[q->n_mark] == s[i];
+    }
+    if (mark[q->n_mark])
+        return 0;
+    q->gate = GATE_ON;
+    while (i < n && (s[i] == ' ' || s[i] == '\n' || s[i] == '\r' || s[i] == '\t'))
+        i++;
+    return i == n || gmatch_accept_bytes(q->match, s + i, n - i, NULL) ? 0 : Q_EINVAL;
+}
+
+/* The constraint goes on behind a token. */
+static int follow(struct seq *q, uint32_t token, enum finish *why)
+{
+    const struct request *r = q->req;
+    if (q->gate == GATE_FIRST)
+        q->gate = token == r->think_start ? GATE_THINKING : GATE_ON;
+    if (q->gate == GATE_THINKING) {
+        /* A token that ends the text ends it here too. */
+        int rc = *why == FINISH_STOP ? 0 : think(q, token);
+        if (rc != 0 || q->gate == GATE_THINKING)
+            return rc;
+    } else if (!gmatch_accept_token(q->match, token) && *why != FINISH_STOP) {
+        return Q_EINVAL;
+    }
+    if (gmatch_finished(q->match))
+        *why = FINISH_STOP;
+    return 0;
+}
+
+size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask)
+{
+    const struct request *r = q->req;
+    if (q->gate == GATE_NONE || q->gate == GATE_THINKING)
+        return SIZE_MAX;
+    size_t n = gmatch_fill_mask(q->match, w, mask);
+    uint32_t t = r->think_start;
+    if (q->gate == GATE_FIRST && !(mask[t / 64] >> (t % 64) & 1)) {
+        mask[t / 64] |= UINT64_C(1) << (t % 64);
+        n++;
+    }
+    return n;
+}
+
 /* Append the token, make its text and let out of it (into q->out) what may be shown. */
 static int advance(struct seq *q, uint32_t token, const struct token_logprobs *lp, enum finish *why)
 {
@@ -239,6 +312,8 @@ static int advance(struct seq *q, uint32_t token, const struct token_logprobs *l
         if (q->n_gen == q->max_gen)
             *why = FINISH_LENGTH;
     }
+    if (rc == 0 && q->match)
+        rc = follow(q, token, why);
     if (*why != FINISH_NOT && rc == 0)
         rc = r->text->flush(&q->detok, &q->piece);
     if (rc != 0)
@@ -278,7 +353,8 @@ enum finish seq_replayed(const struct seq *q)
 {
     if (q->n_gen == 0)
         return FINISH_NOT;
-    if (q->stop.matched >= 0 || seq_is_last(q, q->tokens[q->n_tokens - 1]))
+    if (q->stop.matched >= 0 || seq_is_last(q, q->tokens[q->n_tokens - 1]) ||
+        (q->gate == GATE_ON && gmatch_finished(q->match)))
         return FINISH_STOP;
     return q->n_gen >= q->max_gen ? FINISH_LENGTH : FINISH_NOT;
 }

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/mbox.h"
+#include "worker/engine/constraint.h"
 #include "worker/engine/sampler.h"
 #include "worker/engine/stop.h"
 #include "worker/text/tokenizer.h"
@@ -87,6 +88,12 @@ struct request_config {
     bool ignore_eos, logprobs, echo;
     bool show_special; /* control tokens give their text, but for those that end a text */
     uint32_t top_logprobs;
+    /* What the text must look like; NULL: anything. It holds from the first token on; inside
+     * reasoning, from the end of think_end on. */
+    struct constraint *constraint; /* referenced */
+    const char *think_end;         /* static; NULL: no reasoning */
+    uint32_t think_start;          /* a token that opens reasoning when it comes first, or NONE */
+    bool thinking;                 /* the prompt has opened it */
     engine_event_fn *on_event;
     void *ctx;
 };
@@ -94,6 +101,9 @@ struct request_config {
 enum request_flag { REQUEST_CANCEL = 1, REQUEST_PAUSE = 2 };
 
 enum seq_state { SEQ_WAITING, SEQ_RUNNING, SEQ_DONE };
+
+/* Whether the constraint holds: FIRST: it does, but reasoning may still begin. */
+enum seq_gate { GATE_NONE, GATE_FIRST, GATE_THINKING, GATE_ON };
 
 struct seq {
     struct request *req;
@@ -123,6 +133,9 @@ struct seq {
     struct token_logprobs *lp;
     uint64_t *lp_end;
     size_t n_lp, cap_lp;
+    enum seq_gate gate;
+    uint32_t n_mark; /* bytes of think_end seen */
+    struct gmatch *match;
     uint32_t n_echo; /* prompt tokens whose logprobs were told */
     bool echo_told;
 
@@ -150,6 +163,9 @@ struct request {
     uint32_t max_tokens, min_tokens, n_choices;
     bool ignore_eos, logprobs, echo, show_special;
     uint32_t top_logprobs;
+    struct constraint *constraint;
+    const char *think_end;
+    uint32_t think_start;
     struct buf replayed; /* text that the accepted tokens had shown */
     engine_event_fn *on_event;
     void *ctx;
@@ -172,11 +188,14 @@ void request_unref(struct request *r); /* NULL is fine */
 
 void request_emit(struct request *r, const struct engine_event *ev);
 
+/* Which tokens may come next, into mask: how many, or SIZE_MAX when all may and mask is as
+ * before. */
+size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask);
 /* Is it a token after which the sequence ends? */
 bool seq_is_last(const struct seq *q, uint32_t token);
 /* The next token of a sequence: text, events, end. lp may be NULL. Returns why the sequence is
- * finished (FINISHED was emitted then), or FINISH_NOT; Q_ENOMEM (negative) when its text cannot
- * be kept. */
+ * finished (FINISHED was emitted then), or FINISH_NOT; negative: Q_ENOMEM when its text cannot be
+ * kept, Q_EINVAL when it does not fit the constraint. */
 int seq_accept(struct seq *q, uint32_t token, const struct token_logprobs *lp, uint64_t now_ms);
 /* Why the sequence was finished before it began (after a replay), or FINISH_NOT. */
 enum finish seq_replayed(const struct seq *q);

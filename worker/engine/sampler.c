@@ -192,6 +192,29 @@ static void apply_penalties(struct sampler *s, const struct sampler_params *p,
     }
 }
 
+/* Masks are mostly words of nothing or of everything. */
+static void keep_allowed(float *logits, const uint64_t *allowed, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 64) {
+        uint64_t w = allowed[i / 64];
+        uint32_t end = n - i < 64 ? n - i : 64;
+        if (w == UINT64_MAX)
+            continue;
+        for (uint32_t k = 0; k < end; k++)
+            logits[i + k] = w >> k & 1 ? logits[i + k] : -INFINITY;
+    }
+}
+
+/* The best of the allowed by raw logit; the first of them when all are NaN or minus infinity. */
+static uint32_t best_allowed(const float *logits, const uint64_t *allowed, uint32_t n)
+{
+    uint32_t best = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++)
+        if ((allowed[i / 64] >> (i % 64) & 1) && (best == UINT32_MAX || logits[i] > logits[best]))
+            best = i;
+    return best == UINT32_MAX ? 0 : best;
+}
+
 /* Logits after bias, bans and penalties; the caller's own array when nothing changes it. */
 static const float *adjust(struct sampler *s, const struct sampler_params *p,
                            const struct sampler_input *in)
@@ -199,7 +222,7 @@ static const float *adjust(struct sampler *s, const struct sampler_params *p,
     bool penal = p->repetition_penalty < 1 || p->repetition_penalty > 1 ||
                  p->presence_penalty < 0 || p->presence_penalty > 0 || p->frequency_penalty < 0 ||
                  p->frequency_penalty > 0;
-    if (!penal && p->n_bias == 0 && in->n_banned == 0)
+    if (!penal && p->n_bias == 0 && in->n_banned == 0 && !in->allowed)
         return in->logits;
     memcpy(s->logits, in->logits, s->n_vocab * sizeof(float));
     for (size_t i = 0; i < p->n_bias; i++) {
@@ -211,6 +234,8 @@ static const float *adjust(struct sampler *s, const struct sampler_params *p,
     for (size_t i = 0; i < in->n_banned; i++)
         if (in->banned[i] < s->n_vocab)
             s->logits[in->banned[i]] = -INFINITY;
+    if (in->allowed)
+        keep_allowed(s->logits, in->allowed, s->n_vocab);
     return s->logits;
 }
 
@@ -337,6 +362,8 @@ uint32_t sampler_pick(struct sampler *s, const struct sampler_params *p,
     float m = max_of(logits, s->n_vocab);
     if (!(m > -INFINITY)) {
         /* Everything is banned: the ban cannot be kept, the raw order can. */
+        if (in->allowed)
+            return best_allowed(in->logits, in->allowed, s->n_vocab);
         return argmax(in->logits, s->n_vocab, max_of(in->logits, s->n_vocab));
     }
     if (p->temperature < MIN_TEMPERATURE || !(m < INFINITY))

@@ -49,6 +49,9 @@ struct sampler_input {
     size_t n_tokens, n_prompt;
     const uint32_t *banned; /* ids that must not come, or NULL */
     size_t n_banned;
+    /* Bit id: the token may come; one at least is set. NULL: all. Stronger than all else: where
+     * bias and bans leave none of them, the best by its raw logit comes. */
+    const uint64_t *allowed;
     uint32_t choice;   /* which of n_choices */
     uint32_t position; /* index of the token among the generated ones */
 };

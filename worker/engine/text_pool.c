@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #define MAX_THREADS 16
 
@@ -13,6 +14,7 @@ struct text_pool {
     struct text_job *head, **tail;
     unsigned n_jobs, max_jobs;
     bool closing;
+    int niceness;
     unsigned n_threads;
     pthread_t threads[MAX_THREADS];
 };
@@ -20,6 +22,8 @@ struct text_pool {
 static void *worker(void *arg)
 {
     struct text_pool *p = arg;
+    if (p->niceness > 0)
+        (void)setpriority(PRIO_PROCESS, 0, p->niceness); /* on Linux: this thread's */
     pthread_mutex_lock(&p->lock);
     for (;;) {
         while (!p->head && !p->closing)
@@ -39,7 +43,8 @@ static void *worker(void *arg)
     return NULL;
 }
 
-int text_pool_open(struct text_pool **out, unsigned n_threads, unsigned max_jobs, struct err *e)
+int text_pool_open(struct text_pool **out, unsigned n_threads, unsigned max_jobs, int niceness,
+                   struct err *e)
 {
     *out = NULL;
     struct text_pool *p = calloc(1, sizeof(*p));
@@ -49,6 +54,7 @@ int text_pool_open(struct text_pool **out, unsigned n_threads, unsigned max_jobs
     pthread_cond_init(&p->cond, NULL);
     p->tail = &p->head;
     p->max_jobs = max_jobs;
+    p->niceness = niceness;
     for (; p->n_threads < n_threads && p->n_threads < MAX_THREADS; p->n_threads++)
         if (pthread_create(&p->threads[p->n_threads], NULL, worker, p) != 0)
             break;

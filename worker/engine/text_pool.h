@@ -15,8 +15,9 @@ struct text_job {
     void (*run)(struct text_job *j);
 };
 
+/* niceness: how far its threads stand back behind others, 0 to 19. */
 Q_MUST_CHECK int text_pool_open(struct text_pool **out, unsigned n_threads, unsigned max_jobs,
-                                struct err *e);
+                                int niceness, struct err *e);
 /* Runs what is queued, then joins. No push may follow. NULL is fine. */
 void text_pool_close(struct text_pool *p);
 /* Q_EFULL: the job still belongs to the caller. Any thread. */

@@ -21,20 +21,59 @@ void grammar_free(struct grammar *g)
     sgram_free(g->schema);
     dfa_free(g->dfa);
     gbnf_free(g->gbnf);
+    for (uint32_t i = 0; i < g->n_sub; i++)
+        sgram_free(g->sub[i]);
+    free((void *)g->sub);
+    free(g->enter);
     free(g);
 }
 
-static int init_state(const struct grammar *g, union gram_state *st)
+static size_t dfa_bytes(const struct dfa *d)
 {
+    return d ? (size_t)d->n_states * (d->n_classes * 4U + 9U) + d->n_bounds * 6U : 0;
+}
+
+static size_t sgram_bytes(const struct sgram *g)
+{
+    size_t n = sizeof *g + g->n_node * sizeof *g->node + g->n_kid * sizeof *g->kid +
+               g->n_key_node * sizeof *g->key_node;
+    for (uint32_t i = 0; i < g->n_str; i++)
+        n += sizeof *g->str + dfa_bytes(g->str[i].d);
+    for (uint32_t i = 0; i < g->n_num; i++)
+        n += sizeof *g->num + g->num[i].n_in * sizeof *g->num[i].in;
+    for (uint32_t i = 0; i < g->n_arr; i++)
+        n += sizeof *g->arr + g->arr[i].n_prefix * 4U;
+    for (uint32_t i = 0; i < g->n_obj; i++)
+        n += sizeof *g->obj + dfa_bytes(g->obj[i].d) +
+             (g->obj[i].d ? (size_t)g->obj[i].d->n_states * (g->obj[i].words * 8U + 1U) : 0);
+    return n;
+}
+
+size_t grammar_bytes(const struct grammar *g)
+{
+    size_t n = sizeof *g + dfa_bytes(g->dfa);
+    if (g->schema)
+        n += sgram_bytes(g->schema);
+    if (g->gbnf)
+        n += g->gbnf->a.cap * sizeof *g->gbnf->a.s + g->gbnf->a.rng_cap * sizeof *g->gbnf->a.rng +
+             4096U * sizeof *g->gbnf->start;
+    for (uint32_t i = 0; i < g->n_sub; i++)
+        n += sgram_bytes(g->sub[i]);
+    return n + (g->enter ? g->dfa->n_states * 4U : 0);
+}
+
+static int init_state(const struct grammar *g, struct gram_state *st)
+{
+    memset(st, 0, offsetof(struct gram_state, s));
+    st->sub = GRAM_NONE;
     switch (g->kind) {
     case GRAMMAR_SCHEMA:
         return srun_init(g->schema, &st->s) ? 0 : Q_EINVAL;
-    case GRAMMAR_DFA:
-        memset(&st->d, 0, sizeof st->d);
-        st->d.q = g->dfa->start;
-        return st->d.q ? 0 : Q_EINVAL;
-    default:
+    case GRAMMAR_GBNF:
         return gbnf_init(g->gbnf, &st->b) ? 0 : Q_EINVAL;
+    default:
+        st->q = g->dfa->start;
+        return st->q ? 0 : Q_EINVAL;
     }
 }
 
@@ -42,7 +81,7 @@ static int init_state(const struct grammar *g, union gram_state *st)
 static int finish(struct grammar **out, struct grammar *g, int rc, struct err *e)
 {
     *out = NULL;
-    union gram_state *st = rc ? NULL : malloc(2 * sizeof *st);
+    struct gram_state *st = rc ? NULL : malloc(2 * sizeof *st);
     if (rc == 0 && !st)
         rc = err_set(e, Q_ENOMEM, "out of memory");
     if (rc == 0 && init_state(g, st))
@@ -53,6 +92,8 @@ static int finish(struct grammar **out, struct grammar *g, int rc, struct err *e
             gram_copy(g, st + 1, st);
             any = gram_step(g, st + 1, (uint8_t)b);
         }
+        for (uint32_t k = 0; k < g->n_mark && !any; k++)
+            any = frame_mark(g, st, k) != 0;
         if (!any)
             rc = err_set(e, Q_EINVAL, "no text can satisfy it");
     }
@@ -133,105 +174,179 @@ int grammar_compile_choice(struct grammar **out, const struct jv *list, struct e
     return finish(out, g, rc, e);
 }
 
-/* ---- states ---- */
-void gram_copy(const struct grammar *g, union gram_state *to, const union gram_state *from)
+/* ---- frames ---- */
+int grammar_frame(struct grammar **out, const struct nfa *a, uint32_t start, struct sgram **sub,
+                  uint32_t n_sub, const uint32_t *mark, uint32_t n_mark, struct err *e)
 {
-    if (g->kind == GRAMMAR_SCHEMA)
-        sstate_copy(&to->s, &from->s);
-    else if (g->kind == GRAMMAR_DFA)
-        to->d = from->d;
-    else
-        gbnf_copy(&to->b, &from->b);
+    struct grammar *g;
+    int rc = new_grammar(&g, GRAMMAR_FRAME, e);
+    *out = NULL;
+    if (rc == 0 && (n_sub > FRAME_MAX_SUB || n_mark > FRAME_MAX_MARK))
+        rc = err_set(e, Q_ENOMEM, "more than %u values in a frame", FRAME_MAX_SUB);
+    if (rc == 0)
+        rc = dfa_build(&g->dfa, a, start, e);
+    struct dfa *d = rc ? NULL : g->dfa;
+    if (d && !(g->enter = malloc(d->n_states * sizeof *g->enter)))
+        rc = err_set(e, Q_ENOMEM, "out of memory");
+    for (uint32_t q = 0; rc == 0 && q < d->n_states; q++)
+        g->enter[q] = GRAM_NONE;
+    for (uint32_t k = 0; rc == 0 && k < n_sub; k++) {
+        uint32_t class = dfa_class(d, FRAME_SUB + k);
+        for (uint32_t q = 1; q < d->n_states; q++)
+            if (d->next[(size_t)q * d->n_classes + class])
+                g->enter[q] = k;
+    }
+    if (rc == 0) {
+        memcpy(g->mark, mark, n_mark * sizeof *mark);
+        g->n_mark = n_mark;
+        g->sub = sub;
+        g->n_sub = n_sub;
+    }
+    if (rc) {
+        grammar_free(g);
+        return rc;
+    }
+    *out = g;
+    return 0;
 }
 
-bool gram_step(const struct grammar *g, union gram_state *st, uint8_t b)
+static bool dfa_step(const struct dfa *d, struct gram_state *st, uint8_t b)
 {
     uint32_t lo, hi;
-    if (g->kind == GRAMMAR_SCHEMA)
-        return srun_step(g->schema, &st->s, b);
-    if (g->kind == GRAMMAR_GBNF)
-        return gbnf_step(g->gbnf, &st->b, b);
-    int k = gram_utf8_step(&st->d.u, b);
+    int k = gram_utf8_step(&st->u, b);
     if (k > 0)
-        st->d.q = dfa_next(g->dfa, st->d.q, st->d.u.cp);
+        st->q = dfa_next(d, st->q, st->u.cp);
     if (k != 0)
-        return k > 0 && st->d.q;
-    gram_utf8_span(&st->d.u, &lo, &hi);
-    return dfa_alive(g->dfa, st->d.q, lo, hi);
+        return k > 0 && st->q;
+    gram_utf8_span(&st->u, &lo, &hi);
+    return dfa_alive(d, st->q, lo, hi);
 }
 
-bool gram_can_stop(const struct grammar *g, const union gram_state *st, union gram_state *scratch)
+/* A value ends by itself: at its closing bracket, or, for a number, before what is no part of
+ * it. Where text and a value may begin alike, the text comes first. */
+static bool frame_step(const struct grammar *g, struct gram_state *st, uint8_t b)
+{
+    if (st->sub == GRAM_NONE) {
+        uint32_t q = st->q, k = g->enter[q];
+        if (st->u.left || k == GRAM_NONE)
+            return dfa_step(g->dfa, st, b);
+        if (dfa_step(g->dfa, st, b))
+            return true;
+        memset(&st->u, 0, sizeof st->u);
+        st->q = q;
+        st->sub = k;
+        if (!srun_init(g->sub[k], &st->s))
+            return false;
+    } else if (srun_leave(g->sub[st->sub], &st->s, b)) {
+        st->q = dfa_next(g->dfa, st->q, FRAME_SUB + st->sub);
+        st->sub = GRAM_NONE;
+        return dfa_step(g->dfa, st, b);
+    }
+    if (!srun_step(g->sub[st->sub], &st->s, b))
+        return false;
+    if (st->s.lex == LX_DONE) {
+        st->q = dfa_next(g->dfa, st->q, FRAME_SUB + st->sub);
+        st->sub = GRAM_NONE;
+    }
+    return true;
+}
+
+/* ---- states ---- */
+void gram_copy(const struct grammar *g, struct gram_state *to, const struct gram_state *from)
+{
+    to->q = from->q;
+    to->sub = from->sub;
+    to->u = from->u;
+    if (g->kind == GRAMMAR_GBNF)
+        gbnf_copy(&to->b, &from->b);
+    else if (gram_schema(g, from))
+        sstate_copy(&to->s, &from->s);
+}
+
+bool gram_step(const struct grammar *g, struct gram_state *st, uint8_t b)
+{
+    switch (g->kind) {
+    case GRAMMAR_SCHEMA:
+        return srun_step(g->schema, &st->s, b);
+    case GRAMMAR_GBNF:
+        return gbnf_step(g->gbnf, &st->b, b);
+    case GRAMMAR_FRAME:
+        return frame_step(g, st, b);
+    default:
+        return dfa_step(g->dfa, st, b);
+    }
+}
+
+bool gram_can_stop(const struct grammar *g, const struct gram_state *st, struct gram_state *scratch)
 {
     if (g->kind == GRAMMAR_SCHEMA)
         return srun_can_stop(g->schema, &st->s, &scratch->s);
     if (g->kind == GRAMMAR_GBNF)
         return gbnf_can_stop(&st->b);
-    return st->d.u.left == 0 && g->dfa->accept[st->d.q];
+    return st->sub == GRAM_NONE && st->u.left == 0 && g->dfa->accept[st->q];
 }
 
 /* ---- matchers ---- */
 int gmatch_open(struct gmatch **out, const struct grammar *g, const struct grammar_vocab *v,
                 struct err *e)
 {
-    struct gmatch *m = calloc(1, sizeof *m);
-    *out = NULL;
-    if (m) {
-        m->g = g;
-        m->v = v;
-        /* Pages of states that no walk reaches are never touched. */
-        m->now = malloc((v ? MASK_MAX_TOKEN * 2 + 8 : 2) * sizeof *m->now);
-        m->saved = malloc(sizeof *m->saved);
-        m->tok = v ? calloc(v->tok_words + 1, sizeof *m->tok) : NULL;
-        m->rest_ok = v ? calloc(v->rests.n_str / 64 + 1, sizeof *m->rest_ok) : NULL;
-    }
-    if (!m || !m->now || !m->saved || (v && (!m->tok || !m->rest_ok))) {
-        gmatch_close(m);
-        return err_set(e, Q_ENOMEM, "out of memory");
-    }
-    gmatch_reset(m);
+    struct gmatch *m = malloc(sizeof *m); /* most of a state is never touched */
     *out = m;
+    if (!m)
+        return err_set(e, Q_ENOMEM, "out of memory");
+    m->g = g;
+    m->v = v;
+    gmatch_reset(m);
     return 0;
 }
 
 void gmatch_close(struct gmatch *m)
 {
-    if (!m)
-        return;
-    free(m->now);
-    free(m->saved);
-    free(m->tok);
-    free(m->rest_ok);
     free(m);
 }
 
 void gmatch_reset(struct gmatch *m)
 {
-    (void)init_state(m->g, m->now); /* it worked when the grammar was compiled */
+    (void)init_state(m->g, &m->now); /* it worked when the grammar was compiled */
 }
 
 void gmatch_copy(struct gmatch *m, const struct gmatch *from)
 {
-    gram_copy(m->g, m->now, from->now);
+    gram_copy(m->g, &m->now, &from->now);
 }
 
 bool gmatch_accept_bytes(struct gmatch *m, const char *p, size_t n, size_t *taken)
 {
-    union gram_state *tmp = m->now + 1;
     size_t i = 0;
-    gram_copy(m->g, tmp, m->now);
-    while (i < n && gram_step(m->g, tmp, (uint8_t)p[i]))
+    gram_copy(m->g, &m->tmp, &m->now);
+    while (i < n && gram_step(m->g, &m->tmp, (uint8_t)p[i]))
         i++;
     if (taken)
         *taken = i;
     if (i < n)
         return false;
-    gram_copy(m->g, m->now, tmp);
+    gram_copy(m->g, &m->now, &m->tmp);
     return true;
 }
 
 bool gmatch_can_stop(struct gmatch *m)
 {
-    return gram_can_stop(m->g, m->now, m->now + 1);
+    return gram_can_stop(m->g, &m->now, &m->tmp);
+}
+
+bool gmatch_finished(struct gmatch *m)
+{
+    if (!gmatch_can_stop(m))
+        return false;
+    for (uint32_t k = 0; m->g->kind == GRAMMAR_FRAME && k < m->g->n_mark; k++)
+        if (frame_mark(m->g, &m->now, k))
+            return false;
+    for (unsigned b = 0; b < 256; b++) {
+        gram_copy(m->g, &m->tmp, &m->now);
+        if (gram_step(m->g, &m->tmp, (uint8_t)b))
+            return false;
+    }
+    return true;
 }
 
 bool gmatch_accept_token(struct gmatch *m, uint32_t id)
@@ -239,6 +354,13 @@ bool gmatch_accept_token(struct gmatch *m, uint32_t id)
     const struct grammar_vocab *v = m->v;
     if (!v || id >= v->n_vocab)
         return false;
+    for (uint32_t k = 0; m->g->kind == GRAMMAR_FRAME && k < m->g->n_mark; k++) {
+        uint32_t q = m->g->mark[k] == id ? frame_mark(m->g, &m->now, k) : 0;
+        if (q) {
+            m->now.q = q;
+            return true;
+        }
+    }
     if (v->eog[id])
         return gmatch_can_stop(m);
     uint32_t pos = v->pos[id];

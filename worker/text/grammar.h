@@ -20,10 +20,12 @@
 struct grammar;
 struct grammar_vocab;
 struct gmatch;
+struct gmask_scratch;
 
 struct grammar_options {
     bool closed;     /* objects without additionalProperties take declared names only */
     unsigned max_ws; /* characters of white space in a row; 0: 20 */
+    bool tight_ws;   /* of these only one space, or a line break and indentation */
 };
 
 /* Each: 0 and *out, or Q_EINVAL (malformed, unsatisfiable), Q_EUNSUPPORTED (by name), Q_ENOMEM
@@ -41,7 +43,8 @@ Q_MUST_CHECK int grammar_compile_regex(struct grammar **out, const char *text, s
                                        struct err *e);
 /* A non-empty array of strings. */
 Q_MUST_CHECK int grammar_compile_choice(struct grammar **out, const struct jv *list, struct err *e);
-void grammar_free(struct grammar *g); /* NULL is fine */
+void grammar_free(struct grammar *g);          /* NULL is fine */
+size_t grammar_bytes(const struct grammar *g); /* memory it holds, roughly */
 
 /* The tokens' bytes in a trie. Control tokens other than those that end a generation are never
  * allowed. The tokenizer may be closed afterwards. */
@@ -49,6 +52,10 @@ Q_MUST_CHECK int grammar_vocab_open(struct grammar_vocab **out, const struct tok
                                     struct err *e);
 void grammar_vocab_close(struct grammar_vocab *v);
 uint32_t grammar_vocab_size(const struct grammar_vocab *v);
+/* The text of a token, control tokens included. */
+const char *grammar_vocab_text(const struct grammar_vocab *v, uint32_t id, size_t *n);
+/* The control token with this text, or TOKEN_NONE. */
+uint32_t grammar_vocab_control(const struct grammar_vocab *v, const char *text);
 
 /* v may be NULL: then only bytes can be accepted. */
 Q_MUST_CHECK int gmatch_open(struct gmatch **out, const struct grammar *g,
@@ -66,8 +73,15 @@ bool gmatch_accept_token(struct gmatch *m, uint32_t id);
 /* Is the text complete as it is? */
 bool gmatch_can_stop(struct gmatch *m);
 
+/* Is the text complete and nothing but a token that ends generation can follow? */
+bool gmatch_finished(struct gmatch *m);
+
+/* Memory to fill masks with, for one thread at a time and any matcher of the vocabulary. */
+Q_MUST_CHECK int gmask_scratch_open(struct gmask_scratch **out, const struct grammar_vocab *v,
+                                    struct err *e);
+void gmask_scratch_close(struct gmask_scratch *w); /* NULL is fine */
 /* Bit id of mask is set when accept_token(id) would succeed. mask has (n_vocab + 63) / 64
  * words, all overwritten. Returns how many bits are set. */
-size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask);
+size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mask);
 
 #endif

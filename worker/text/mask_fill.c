@@ -6,10 +6,12 @@
 #include "base/num.h"
 #include "worker/text/mask_int.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 struct walk {
-    struct gmatch *m;
+    const struct gmatch *m;
+    struct gmask_scratch *s;
     uint32_t ctx;       /* the string context that the walk is in, GRAM_NONE: none */
     uint32_t ctx_chars; /* n_chars when it began */
 };
@@ -36,18 +38,18 @@ static void set_bit(uint64_t *to, uint32_t i)
 }
 
 /* Which rests fit behind the closing quote. st[0] is the state at the quote's place. */
-static void walk_rests(struct gmatch *m, union gram_state *st)
+static void walk_rests(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st)
 {
     const struct mask_trie *t = &m->v->rests;
     uint32_t ends[MASK_MAX_TOKEN + 2], depth = 0;
-    memset(m->rest_ok, 0, (t->n_str / 64 + 1) * sizeof *m->rest_ok);
-    m->rests_any = false;
+    memset(w->rest_ok, 0, (t->n_str / 64 + 1) * sizeof *w->rest_ok);
+    w->rests_any = false;
     gram_copy(m->g, st + 1, st);
     if (!gram_step(m->g, st + 1, '"'))
         return;
-    m->rests_any = true;
+    w->rests_any = true;
     for (uint32_t k = 0; k < t->node[0].here; k++)
-        set_bit(m->rest_ok, k);
+        set_bit(w->rest_ok, k);
     ends[0] = t->n;
     for (uint32_t i = 1; i < t->n;) {
         const struct mask_node *n = &t->node[i];
@@ -59,21 +61,21 @@ static void walk_rests(struct gmatch *m, union gram_state *st)
             continue;
         }
         for (uint32_t k = 0; k < n->here; k++)
-            set_bit(m->rest_ok, n->first + k);
+            set_bit(w->rest_ok, n->first + k);
         ends[++depth] = n->end;
         i++;
     }
 }
 
 /* Does closing here lead to the same as where rest_ok was made? */
-static bool same_close(const struct gmatch *m, const struct sstate *s)
+static bool same_close(const struct gmask_scratch *w, const struct gram_state *st)
 {
-    const struct sstate *o = &m->saved->s;
-    return m->have_rests && o->len == s->len && o->top == s->top && o->in_key == s->in_key &&
-           o->depth == s->depth && memcmp(o->data, s->data, s->len) == 0;
+    const struct sstate *o = &w->saved.s, *s = &st->s;
+    return w->have_rests && w->saved.sub == st->sub && o->len == s->len && o->top == s->top &&
+           o->in_key == s->in_key && o->depth == s->depth && memcmp(o->data, s->data, s->len) == 0;
 }
 
-static bool exact(struct gmatch *m, union gram_state *st, uint32_t pos, uint32_t depth)
+static bool exact(const struct gmatch *m, struct gram_state *st, uint32_t pos, uint32_t depth)
 {
     const struct grammar_vocab *v = m->v;
     gram_copy(m->g, st + 1, st);
@@ -84,16 +86,17 @@ static bool exact(struct gmatch *m, union gram_state *st, uint32_t pos, uint32_t
 }
 
 /* All tokens below a node that lies in a free string; st is its state, scratch follows it. */
-static void fill_string(struct walk *w, const struct mask_node *n, union gram_state *st,
+static void fill_string(struct walk *w, const struct mask_node *n, struct gram_state *st,
                         uint32_t depth, const struct sfree *f)
 {
-    struct gmatch *m = w->m;
+    const struct gmatch *m = w->m;
+    struct gmask_scratch *s = w->s;
     const struct grammar_vocab *v = m->v;
     const struct mask_ctx *c = &v->ctx[w->ctx];
     uint32_t from = n->first + n->here, to = n->last;
     uint32_t left = f->left == GRAM_NONE ? GRAM_NONE : f->left + (st->s.n_chars - w->ctx_chars);
     if (w->ctx == 0 && (left == GRAM_NONE || left < MASK_BUCKETS)) {
-        set_range(m->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
+        set_range(s->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
     } else {
         const struct mask_pure *p = v->pure + c->pure;
         uint32_t lo = 0, hi = c->n_pure;
@@ -105,11 +108,11 @@ static void fill_string(struct walk *w, const struct mask_node *n, union gram_st
                 hi = mid;
         }
         if (w->ctx == 0 && left >= MASK_MAX_TOKEN) {
-            set_range(m->tok, v->by_pos[MASK_BUCKETS], from, to);
+            set_range(s->tok, v->by_pos[MASK_BUCKETS], from, to);
         } else {
             for (; lo < c->n_pure && p[lo].pos < to; lo++)
                 if (p[lo].need <= left)
-                    set_bit(m->tok, p[lo].pos);
+                    set_bit(s->tok, p[lo].pos);
         }
     }
     const struct mask_closer *q = v->closer + c->closer;
@@ -126,41 +129,47 @@ static void fill_string(struct walk *w, const struct mask_node *n, union gram_st
     /* Only a key's closing may fail for its content (it was there before) while what follows is
      * the same for all keys: then the rests sort out nearly all tokens. */
     bool sift = !f->each_close || st->s.in_key;
-    if (sift && !same_close(m, &st->s)) {
-        walk_rests(m, st);
-        gram_copy(m->g, m->saved, st);
-        m->have_rests = true;
+    if (sift && !same_close(s, st)) {
+        walk_rests(m, s, st);
+        gram_copy(m->g, &s->saved, st);
+        s->have_rests = true;
     }
     for (; lo < c->n_closer && q[lo].pos < to; lo++) {
         if (q[lo].chars > left)
             continue;
-        if (sift && m->rests_any && !(m->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1))
+        if (sift && s->rests_any && !(s->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1))
             continue;
-        if (f->each_close ? exact(m, st, q[lo].pos, depth) : m->rests_any)
-            set_bit(m->tok, q[lo].pos);
+        if (f->each_close ? exact(m, st, q[lo].pos, depth) : s->rests_any)
+            set_bit(s->tok, q[lo].pos);
     }
 }
 
 /* Is the state at the context's node, or inside the same string? Then its freedom. */
-static bool free_here(const struct walk *w, const union gram_state *st, struct sfree *f)
+static bool free_here(const struct walk *w, const struct gram_state *st, struct sfree *f)
 {
-    return w->ctx != GRAM_NONE && srun_free(w->m->g->schema, &st->s, f);
+    const struct sgram *g = w->ctx != GRAM_NONE ? gram_schema(w->m->g, st) : NULL;
+    return g && srun_free(g, &st->s, f);
 }
 
-static void walk_tokens(struct gmatch *m)
+static bool in_str(const struct grammar *g, const struct gram_state *st)
+{
+    return gram_schema(g, st) && st->s.lex == LX_STR;
+}
+
+static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
 {
     const struct grammar_vocab *v = m->v;
     const struct mask_trie *t = &v->trie;
-    bool schema = m->g->kind == GRAMMAR_SCHEMA;
     struct {
         uint32_t end, ctx, chars;
     } at[MASK_MAX_TOKEN + 2];
     uint32_t depth = 0;
-    struct walk w = {m, GRAM_NONE, 0};
-    union gram_state *st = m->now;
+    struct walk w = {m, scratch, GRAM_NONE, 0};
+    struct gram_state *st = scratch->at;
     struct sfree f;
-    m->have_rests = false;
-    if (schema && st->s.lex == LX_STR && st->s.phase == 0 && st->s.u.left == 0) {
+    scratch->have_rests = false;
+    gram_copy(m->g, st, &m->now);
+    if (in_str(m->g, st) && st->s.phase == 0 && st->s.u.left == 0) {
         w.ctx = 0;
         w.ctx_chars = st->s.n_chars;
         if (free_here(&w, st, &f)) {
@@ -175,26 +184,25 @@ static void walk_tokens(struct gmatch *m)
         const struct mask_node *n = &t->node[i];
         while (depth > 0 && at[depth].end <= i)
             depth--;
-        union gram_state *s = st + depth + 1;
+        struct gram_state *s = st + depth + 1;
         gram_copy(m->g, s, st + depth);
         if (!gram_step(m->g, s, n->byte)) {
             i = n->end;
             continue;
         }
         for (uint32_t k = 0; k < n->here; k++)
-            set_bit(m->tok, n->first + k);
+            set_bit(scratch->tok, n->first + k);
         depth++;
         at[depth].end = n->end;
         w.ctx = at[depth - 1].ctx;
         w.ctx_chars = at[depth - 1].chars;
         i++;
-        if (schema) {
-            bool opened = s->s.lex == LX_STR && st[depth - 1].s.lex != LX_STR;
-            if (opened) {
+        if (gram_schema(m->g, s)) {
+            if (s->s.lex != LX_STR) {
+                w.ctx = GRAM_NONE;
+            } else if (!in_str(m->g, &st[depth - 1])) {
                 w.ctx = n->ctx;
                 w.ctx_chars = 0;
-            } else if (s->s.lex != LX_STR) {
-                w.ctx = GRAM_NONE;
             }
             at[depth].ctx = w.ctx;
             at[depth].chars = w.ctx_chars;
@@ -202,11 +210,37 @@ static void walk_tokens(struct gmatch *m)
                 fill_string(&w, n, s, depth, &f);
                 i = n->end;
             }
+        } else {
+            at[depth].ctx = w.ctx = GRAM_NONE;
         }
     }
 }
 
-size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask)
+int gmask_scratch_open(struct gmask_scratch **out, const struct grammar_vocab *v, struct err *e)
+{
+    struct gmask_scratch *w = malloc(sizeof *w);
+    *out = w;
+    if (!w)
+        return err_set(e, Q_ENOMEM, "out of memory");
+    w->tok = calloc(v->tok_words + 1, sizeof *w->tok);
+    w->rest_ok = calloc(v->rests.n_str / 64 + 1, sizeof *w->rest_ok);
+    if (w->tok && w->rest_ok)
+        return 0;
+    gmask_scratch_close(w);
+    *out = NULL;
+    return err_set(e, Q_ENOMEM, "out of memory");
+}
+
+void gmask_scratch_close(struct gmask_scratch *w)
+{
+    if (!w)
+        return;
+    free(w->tok);
+    free(w->rest_ok);
+    free(w);
+}
+
+size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mask)
 {
     const struct grammar_vocab *v = m->v;
     size_t n = 0, best = 0;
@@ -214,17 +248,17 @@ size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask)
     unsigned k = MASK_BUCKETS;
     if (!v)
         return 0;
-    memset(m->tok, 0, v->tok_words * sizeof *m->tok);
-    walk_tokens(m);
+    memset(w->tok, 0, v->tok_words * sizeof *w->tok);
+    walk_tokens(m, w);
     for (uint32_t i = 0; i < v->tok_words; i++)
-        n += (size_t)__builtin_popcountll(m->tok[i]);
+        n += (size_t)__builtin_popcountll(w->tok[i]);
     /* Turning positions into ids costs per bit: start from the ready mask that is nearest. */
     best = n;
     for (unsigned j = 0; j <= MASK_BUCKETS && n > 512; j++) {
         size_t d = 0;
         unsigned b = MASK_BUCKETS - j;
         for (uint32_t i = 0; i < v->tok_words && d < best; i++)
-            d += (size_t)__builtin_popcountll(m->tok[i] ^ v->by_pos[b][i]);
+            d += (size_t)__builtin_popcountll(w->tok[i] ^ v->by_pos[b][i]);
         if (d < best) {
             best = d;
             k = b;
@@ -238,7 +272,7 @@ size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask)
     else
         memset(mask, 0, v->words * sizeof *mask);
     for (uint32_t i = 0; i < v->tok_words; i++) {
-        for (uint64_t x = m->tok[i] ^ (base ? base[i] : 0); x; x &= x - 1) {
+        for (uint64_t x = w->tok[i] ^ (base ? base[i] : 0); x; x &= x - 1) {
             uint32_t id = v->id[i * 64 + (uint32_t)__builtin_ctzll(x)];
             mask[id / 64] ^= 1ULL << (id % 64);
         }
@@ -247,6 +281,13 @@ size_t gmatch_fill_mask(struct gmatch *m, uint64_t *mask)
         for (uint32_t i = 0; i < v->n_eog; i++)
             set_bit(mask, v->eogs[i]);
         n += v->n_eog;
+    }
+    for (uint32_t j = 0; m->g->kind == GRAMMAR_FRAME && j < m->g->n_mark; j++) {
+        uint32_t id = m->g->mark[j];
+        if (frame_mark(m->g, &m->now, j) && !(mask[id / 64] >> (id % 64) & 1)) {
+            set_bit(mask, id);
+            n++;
+        }
     }
     return n;
 }

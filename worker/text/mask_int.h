@@ -46,6 +46,8 @@ struct grammar_vocab {
     uint32_t *pos;     /* by id; GRAM_NONE: has no bytes */
     uint8_t *eog;      /* by id */
     uint32_t *eogs, n_eog;
+    char **ctrl; /* texts of control tokens, by index into ctrl_id */
+    uint32_t *ctrl_id, n_ctrl;
     struct mask_trie trie;
     unsigned char *rest_bytes;
     uint32_t *rest_at;
@@ -59,34 +61,66 @@ struct grammar_vocab {
     size_t n_free; /* bits of by_pos[MASK_BUCKETS] */
 };
 
-enum grammar_kind { GRAMMAR_SCHEMA, GRAMMAR_DFA, GRAMMAR_GBNF };
+/* A frame is an automaton over text in which two kinds of pseudo-characters stand for more: the
+ * JSON value of schema k, and control token m. They lie among the surrogates, which no UTF-8
+ * text contains. */
+#define FRAME_SUB      0xD800U
+#define FRAME_MAX_SUB  1024U
+#define FRAME_MARK     0xDC00U
+#define FRAME_MAX_MARK 64U
+
+enum grammar_kind { GRAMMAR_SCHEMA, GRAMMAR_DFA, GRAMMAR_GBNF, GRAMMAR_FRAME };
 struct grammar {
     enum grammar_kind kind;
     struct sgram *schema;
-    struct dfa *dfa;
+    struct dfa *dfa; /* FRAME too */
     struct gbnf *gbnf;
+    struct sgram **sub; /* FRAME */
+    uint32_t n_sub, n_mark;
+    uint32_t *enter;               /* by state: the schema whose value may begin, or GRAM_NONE */
+    uint32_t mark[FRAME_MAX_MARK]; /* token ids */
 };
-struct dfa_state {
-    uint32_t q;
+struct gram_state {
+    uint32_t q, sub; /* DFA, FRAME; sub: the schema whose value is being read, or GRAM_NONE */
     struct gram_utf8 u;
+    union {
+        struct sstate s;
+        struct gbnf_state b;
+    };
 };
-union gram_state {
-    struct sstate s;
-    struct dfa_state d;
-    struct gbnf_state b;
+/* Room to walk the trie with; nothing in it outlives a call. Pages that no walk reaches are
+ * never touched. */
+struct gmask_scratch {
+    struct gram_state at[MASK_MAX_TOKEN * 2 + 8];
+    struct gram_state saved; /* the state that rest_ok belongs to */
+    bool have_rests, rests_any;
+    uint64_t *tok, *rest_ok;
 };
 struct gmatch {
     const struct grammar *g;
     const struct grammar_vocab *v;
-    union gram_state *now;   /* one, then MASK_MAX_TOKEN * 2 + 4 to walk with */
-    union gram_state *saved; /* the state that rest_ok belongs to */
-    bool have_rests;
-    uint64_t *tok, *rest_ok;
-    bool rests_any;
+    struct gram_state now, tmp;
 };
 
-void gram_copy(const struct grammar *g, union gram_state *to, const union gram_state *from);
-bool gram_step(const struct grammar *g, union gram_state *st, uint8_t b);
-bool gram_can_stop(const struct grammar *g, const union gram_state *st, union gram_state *scratch);
+void gram_copy(const struct grammar *g, struct gram_state *to, const struct gram_state *from);
+bool gram_step(const struct grammar *g, struct gram_state *st, uint8_t b);
+bool gram_can_stop(const struct grammar *g, const struct gram_state *st,
+                   struct gram_state *scratch);
+/* Takes the schemas in sub (and the array) on success. marks: token ids. */
+Q_MUST_CHECK int grammar_frame(struct grammar **out, const struct nfa *a, uint32_t start,
+                               struct sgram **sub, uint32_t n_sub, const uint32_t *mark,
+                               uint32_t n_mark, struct err *e);
+/* The schema whose value st is inside of, or NULL. */
+static inline const struct sgram *gram_schema(const struct grammar *g, const struct gram_state *st)
+{
+    if (g->kind == GRAMMAR_SCHEMA)
+        return g->schema;
+    return g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE ? g->sub[st->sub] : NULL;
+}
+/* The state after control token m, 0: it may not come. */
+static inline uint32_t frame_mark(const struct grammar *g, const struct gram_state *st, uint32_t m)
+{
+    return st->sub == GRAM_NONE && st->u.left == 0 ? dfa_next(g->dfa, st->q, FRAME_MARK + m) : 0;
+}
 
 #endif

@@ -237,13 +237,15 @@ static int load(struct build *b, const struct tokenizer *t)
     for (uint32_t id = 0; id < v->n_vocab && rc == 0; id++) {
         uint32_t at = (uint32_t)bytes.len;
         v->pos[id] = GRAM_NONE;
-        if (tokenizer_is_eog(t, id)) {
-            v->eog[id] = 1;
+        v->eog[id] = tokenizer_is_eog(t, id);
+        if (v->eog[id])
             v->eogs[v->n_eog++] = id;
+        if (v->eog[id] || tokenizer_is_control(t, id)) {
+            v->ctrl_id[v->n_ctrl] = id;
+            if (!(v->ctrl[v->n_ctrl++] = strdup(tokenizer_text(t, id))))
+                rc = Q_ENOMEM;
             continue;
         }
-        if (tokenizer_is_control(t, id))
-            continue;
         rc = tokenizer_piece(t, id, false, &bytes);
         size_t len = bytes.len - at;
         if (rc == 0 && len > 0 && len <= MASK_MAX_TOKEN)
@@ -290,8 +292,11 @@ int grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, st
     v->pos = malloc(((size_t)n + 1) * sizeof *v->pos);
     v->eog = calloc((size_t)n + 1, 1);
     v->eogs = malloc(((size_t)n + 1) * sizeof *v->eogs);
+    v->ctrl = calloc((size_t)n + 1, sizeof *v->ctrl);
+    v->ctrl_id = malloc(((size_t)n + 1) * sizeof *v->ctrl_id);
     b.tok = malloc(((size_t)n + 1) * sizeof *b.tok);
-    int rc = v->pos && v->eog && v->eogs && b.tok ? load(&b, t) : no_memory(e);
+    bool have = v->pos && v->eog && v->eogs && v->ctrl && v->ctrl_id && b.tok;
+    int rc = have ? load(&b, t) : no_memory(e);
     if (rc == 0)
         rc = contexts(&b);
     if (rc == 0)
@@ -322,6 +327,10 @@ void grammar_vocab_close(struct grammar_vocab *v)
     free(v->pos);
     free(v->eog);
     free(v->eogs);
+    for (uint32_t i = 0; i < v->n_ctrl; i++)
+        free(v->ctrl[i]);
+    free((void *)v->ctrl);
+    free(v->ctrl_id);
     free(v->trie.node);
     free(v->rest_bytes);
     free(v->rest_at);
@@ -335,4 +344,31 @@ void grammar_vocab_close(struct grammar_vocab *v)
 uint32_t grammar_vocab_size(const struct grammar_vocab *v)
 {
     return v->n_vocab;
+}
+
+uint32_t grammar_vocab_control(const struct grammar_vocab *v, const char *text)
+{
+    for (uint32_t i = 0; i < v->n_ctrl; i++)
+        if (strcmp(v->ctrl[i], text) == 0)
+            return v->ctrl_id[i];
+    return TOKEN_NONE;
+}
+
+const char *grammar_vocab_text(const struct grammar_vocab *v, uint32_t id, size_t *n)
+{
+    uint32_t pos = id < v->n_vocab ? v->pos[id] : GRAM_NONE, lo = 0, hi = v->n_ctrl;
+    if (pos != GRAM_NONE) {
+        *n = v->at[pos + 1] - v->at[pos];
+        return (const char *)v->bytes + v->at[pos];
+    }
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (v->ctrl_id[mid] < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    const char *text = lo < v->n_ctrl && v->ctrl_id[lo] == id ? v->ctrl[lo] : "";
+    *n = strlen(text);
+    return text;
 }

@@ -60,6 +60,8 @@ const char *outparse_detect(const char *template_text, size_t n);
 bool outparse_prompt_opens(const char *format, const char *prompt, size_t n);
 /* Is `token` (the text of a special token) part of the marks of this format's reasoning? */
 bool outparse_marks_reasoning(const char *format, const char *token);
+/* The marks around this format's reasoning; false: it has none. Static texts. */
+bool outparse_reasoning_marks(const char *format, const char **start, const char **end);
 /* Does generated `text` close a reasoning block that it did not open? */
 bool outparse_text_closes(const char *format, const char *text, size_t n);
 

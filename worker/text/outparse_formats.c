@@ -382,6 +382,14 @@ bool outparse_marks_reasoning(const char *format, const char *token)
     return f->think_end && strstr(f->think_end, token);
 }
 
+bool outparse_reasoning_marks(const char *format, const char **start, const char **end)
+{
+    const struct op_format *f = op_format_find(format);
+    *start = f ? think_start(f) : NULL;
+    *end = f ? f->think_end : NULL;
+    return *start && *end;
+}
+
 bool outparse_text_closes(const char *format, const char *text, size_t n)
 {
     const struct op_format *f = op_format_find(format);

@@ -1022,6 +1022,7 @@ int sgram_compile(struct sgram **out, const struct jv *schema, const struct gram
         rc = err_set(e, Q_ENOMEM, "out of memory");
     } else {
         c.g->max_ws = opt && opt->max_ws ? NUM_MIN(opt->max_ws, 200U) : 20;
+        c.g->tight_ws = opt && opt->tight_ws;
         rc = compile_all(&c, schema);
     }
     sref_close(&c.ref);

@@ -87,6 +87,7 @@ struct sgram {
     uint32_t cap_node, cap_kid, cap_str, cap_num, cap_arr, cap_obj, cap_key_node;
     uint32_t root;
     unsigned max_ws;
+    bool tight_ws;
 };
 Q_MUST_CHECK int sgram_compile(struct sgram **out, const struct jv *schema,
                                const struct grammar_options *opt, struct err *e);
@@ -116,6 +117,8 @@ static inline void sstate_copy(struct sstate *to, const struct sstate *from)
 bool srun_init(const struct sgram *g, struct sstate *st);
 /* Take a byte. On false st is spoilt. */
 bool srun_step(const struct sgram *g, struct sstate *st, uint8_t byte);
+/* A text that is a number ends before b, which is no part of it: true, and st is LX_DONE. */
+bool srun_leave(const struct sgram *g, struct sstate *st, uint8_t b);
 bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate *scratch);
 
 /* What the rest of the string may be, as far as the masks can use it. */

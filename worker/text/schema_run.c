@@ -723,6 +723,32 @@ static bool is_space(uint8_t b)
     return b == ' ' || b == '\n' || b == '\t' || b == '\r';
 }
 
+/* Could the container that is open be closed now? */
+static bool may_close(const struct sgram *g, const struct sstate *st)
+{
+    struct sstate copy;
+    sstate_copy(&copy, st);
+    return close_container(g, &copy);
+}
+
+/* Behind a value white space leads to a closing bracket only, so it needs one that fits. With
+ * tight_ws a run is one space or a line break and indentation. */
+static bool space_step(const struct sgram *g, struct sstate *st, uint8_t b)
+{
+    if (st->depth + (st->lex != LX_VALUE) + st->first <= 1 || st->lex == LX_COLON)
+        return false; /* not before the text, and not before ':' */
+    if (st->ws >= g->max_ws || (st->lex == LX_AFTER && st->ws == 0 && !may_close(g, st)))
+        return false;
+    if (!g->tight_ws || st->ws > 0) {
+        st->ws++;
+        return !g->tight_ws || b == ' ' || b == '\t';
+    }
+    st->ws = b == ' ' ? (uint8_t)g->max_ws : 1;
+    struct frame *f = frame_at(st, st->top);
+    return b == ' ' || (b == '\n' && (st->lex != LX_VALUE || st->first || f->prev == NO_FRAME ||
+                                      frame_at(st, f->prev)->type != T_OBJ));
+}
+
 bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     if (st->lex == LX_STR)
@@ -743,9 +769,8 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
     }
     if (st->lex == LX_DONE)
         return false;
-    if (is_space(b)) /* not before the text, and not before ':' */
-        return st->depth + (st->lex != LX_VALUE) + st->first > 1 && st->lex != LX_COLON &&
-               st->ws++ < g->max_ws;
+    if (is_space(b))
+        return space_step(g, st, b);
     switch ((enum slex)st->lex) {
     case LX_VALUE:
         if (st->first && frame_at(st, st->top)->type == T_ARR) {
@@ -779,6 +804,12 @@ bool srun_init(const struct sgram *g, struct sstate *st)
     const struct want w = {g->root, 0, ROOT_MUST};
     memset(st, 0, offsetof(struct sstate, data));
     return open_frame(g, st, &w, 1);
+}
+
+bool srun_leave(const struct sgram *g, struct sstate *st, uint8_t b)
+{
+    return st->lex == LX_NUM && st->depth == 1 && !number_next(st->numphase, b) &&
+           number_done(g, st);
 }
 
 bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate *scratch)

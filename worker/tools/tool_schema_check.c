@@ -22,6 +22,7 @@ struct cmd {
     int64_t threads; /* part of the common form; one thread is enough here */
     struct tokenizer *tok;
     struct grammar_vocab *vocab;
+    struct gmask_scratch *scratch;
     uint64_t *mask;
     double *us;
     size_t n_us;
@@ -38,6 +39,8 @@ static int open_model(struct cmd *c, struct err *e)
         rc = tokenizer_open_gguf(&c->tok, g, e);
     if (rc == 0)
         rc = grammar_vocab_open(&c->vocab, c->tok, e);
+    if (rc == 0)
+        rc = gmask_scratch_open(&c->scratch, c->vocab, e);
     gguf_close(g);
     free(path);
     if (rc)
@@ -80,7 +83,7 @@ static int by_tokens(struct cmd *c, struct gmatch *m, const char *text, size_t n
     for (size_t i = 0; i < ids.n && *ok && rc == 0; i++) {
         uint32_t id = ids.ids[i];
         uint64_t t0 = clock_mono_ns();
-        gmatch_fill_mask(m, c->mask);
+        gmatch_fill_mask(m, c->scratch, c->mask);
         if (c->n_us < MAX_TIMES)
             c->us[c->n_us++] = (double)(clock_mono_ns() - t0) / 1000;
         buf_clear(&piece);
@@ -267,6 +270,7 @@ int tool_schema_check(int argc, char **argv)
         status = 0;
     else
         fprintf(stderr, "%s: %s\n", spec.name, rc ? e.msg : "cannot write the output");
+    gmask_scratch_close(c.scratch);
     grammar_vocab_close(c.vocab);
     tokenizer_close(c.tok);
     free(c.mask);

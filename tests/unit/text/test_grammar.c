@@ -204,9 +204,9 @@ static struct tokenizer *open_vocab(const char *name)
 
 /* Every token: in the mask exactly when it is accepted. */
 static void agree(struct gmatch *m, struct gmatch *copy, const struct grammar_vocab *v,
-                  uint64_t *mask, const char *what)
+                  struct gmask_scratch *w, uint64_t *mask, const char *what)
 {
-    size_t n = 0, said = gmatch_fill_mask(m, mask);
+    size_t n = 0, said = gmatch_fill_mask(m, w, mask);
     for (uint32_t id = 0; id < grammar_vocab_size(v); id++) {
         gmatch_copy(copy, m);
         bool in = mask[id / 64] >> (id % 64) & 1;
@@ -244,6 +244,8 @@ static void test_masks(void **state)
     assert_int_equal(grammar_vocab_open(&v, t, &e), 0);
     tokenizer_close(t);
     uint64_t *mask = calloc(grammar_vocab_size(v) / 64 + 1, sizeof *mask);
+    struct gmask_scratch *w;
+    assert_int_equal(gmask_scratch_open(&w, v, &e), 0);
     for (size_t i = 0; i < NUM_COUNT(walks); i++) {
         struct grammar *g;
         struct gmatch *m, *copy;
@@ -252,17 +254,18 @@ static void test_masks(void **state)
         assert_int_equal(gmatch_open(&copy, g, v, &e), 0);
         const char *s = walks[i].text;
         for (size_t k = 0; k < strlen(s); k++) {
-            agree(m, copy, v, mask, s + k);
+            agree(m, copy, v, w, mask, s + k);
             if (!gmatch_accept_bytes(m, s + k, 1, NULL))
                 fail_msg("%s stops at %s", walks[i].grammar, s + k);
         }
         assert_true(gmatch_can_stop(m));
-        agree(m, copy, v, mask, "the end");
+        agree(m, copy, v, w, mask, "the end");
         gmatch_close(m);
         gmatch_close(copy);
         grammar_free(g);
     }
     free(mask);
+    gmask_scratch_close(w);
     grammar_vocab_close(v);
 }
 

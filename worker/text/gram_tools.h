@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gram_tools.h - the tool calls of a model family as a grammar.
+ *
+ * The text is the family's own form, written out with its marks, and each tool's arguments follow
+ * its JSON schema. Families whose form cannot be written so get the plain JSON form; the answer
+ * is then to be read by gram_tools_format. Pure functions, any thread. */
+#ifndef QUIRE_TEXT_GRAM_TOOLS_H
+#define QUIRE_TEXT_GRAM_TOOLS_H
+
+#include "worker/text/grammar.h"
+
+struct gram_tools {
+    const char *format;     /* a name of outparse.h */
+    const struct jv *tools; /* [{type, function: {name, parameters}}] */
+    const char *const *allowed;
+    size_t n_allowed; /* 0: all tools may be called */
+    bool one_call;    /* exactly one call, else one or more */
+    /* Not NULL: instead of calls a JSON text that meets this schema may come (only where
+     * gram_tools_beside). */
+    const struct jv *content;
+};
+
+/* Which parser reads forced calls of this family. */
+const char *gram_tools_format(const char *format);
+/* Can calls and a JSON text stand beside each other: are they told apart by their first byte? */
+bool gram_tools_beside(const char *format);
+/* Errors name what is wrong: "tools[1].function.parameters: ...". */
+Q_MUST_CHECK int grammar_compile_tools(struct grammar **out, const struct gram_tools *t,
+                                       const struct grammar_options *opt,
+                                       const struct grammar_vocab *v, struct err *e);
+
+#endif
