@@ -41,11 +41,11 @@ static inline float v_hmax(__m256 x)
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
-#define vi_float _mm256_cvtepi32_ps
-#define vi_near  _mm256_cvtps_epi32
-#define vi_set1  _mm256_set1_epi32
-#define vi_sub   _mm256_sub_epi32
-#define vi_add   _mm256_add_epi32
+#define vi_float    _mm256_cvtepi32_ps
+#define vi_near     _mm256_cvtps_epi32
+#define vi_set1     _mm256_set1_epi32
+#define vi_unbiased _mm256_sub_epi32
+#define vi_add      _mm256_add_epi32
 
 static inline int32_t vi_sum(__m256i x)
 {

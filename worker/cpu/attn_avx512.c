@@ -30,12 +30,12 @@
 #define v_hmax                _mm512_reduce_max_ps
 #define v_zero_below(x, t, y) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, x, _CMP_LT_OQ), y)
 
-#define vi_float _mm512_cvtepi32_ps
-#define vi_near  _mm512_cvtps_epi32
-#define vi_set1  _mm512_set1_epi32
-#define vi_sub   _mm512_sub_epi32
-#define vi_add   _mm512_add_epi32
-#define vi_sum   _mm512_reduce_add_epi32
+#define vi_float    _mm512_cvtepi32_ps
+#define vi_near     _mm512_cvtps_epi32
+#define vi_set1     _mm512_set1_epi32
+#define vi_unbiased _mm512_sub_epi32
+#define vi_add      _mm512_add_epi32
+#define vi_sum      _mm512_reduce_add_epi32
 
 static inline float v_tree16(const __m512 *x)
 {

@@ -92,6 +92,8 @@ const struct attn_kern *attn_kern_at(enum kern_level level);
 extern const struct attn_kern attn_kern_ref;
 #if defined(__x86_64__)
 extern const struct attn_kern attn_kern_avx2, attn_kern_avx512;
+#elif defined(__aarch64__)
+extern const struct attn_kern attn_kern_neon;
 #endif
 
 #endif

@@ -175,6 +175,9 @@ const struct attn_kern *attn_kern_at(enum kern_level level)
         return &attn_kern_avx512;
     if (level == KERN_AVX2)
         return &attn_kern_avx2;
+#elif defined(__aarch64__)
+    if (level == KERN_NEON)
+        return &attn_kern_neon;
 #endif
     (void)level;
     return &attn_kern_ref;

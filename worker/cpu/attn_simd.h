@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attn_simd.h - the attention step for a vector ISA; included by attn_avx2.c and
- * attn_avx512.c, which define first:
+/* attn_simd.h - the attention step for a vector ISA; included by the file of each level,
+ * which defines first:
  *
  *   VF, LANES            vector of floats and its length (16 is a multiple of it); VI: of int32
  *   v_zero, v_set1, v_load, v_store, v_half (16-bit floats widened), v_fma(a, b, c) = ab + c,
  *   v_add, v_sub, v_mul, v_max, v_round, v_scale2(x, n) = x 2^n for integral n,
  *   v_hmax, v_tree16(array of 16 / LANES), v_zero_below(x, t, y) = t < x ? y : 0 per lane
- *   vi_float, vi_near (to int32, nearest), vi_set1, vi_sub, vi_add, vi_sum
+ *   vi_float, vi_near (to int32, nearest), vi_set1, vi_add, vi_sum
+ *   vi_unbiased(dot, 128 x integers): what dots() gives, less its 128s
  *   dots(...)            integer dot products, see the files
  *   put_units(...)       weights of 16 positions as units of one lane
  *   S_TILE, V_MOST       queries that share loaded keys, and values
@@ -159,7 +160,7 @@ INLINE void scores_q8(struct part *t, uint32_t i0, const int nq, uint32_t page)
             VF scale = v_half((const uint16_t *)at);
             for (int i = 0; i < nq; i++) {
                 VI sum = vi_set1(sums[g * ATTN_TILE + i0 + (size_t)i]);
-                VF x = vi_float(vi_sub(dot[i][h], sum));
+                VF x = vi_float(vi_unbiased(dot[i][h], sum));
                 total[i][h] = v_fma(x, scale, total[i][h]);
             }
         }
@@ -382,7 +383,7 @@ INLINE void values_dims_q8(const struct part *t, uint32_t i0, const int nq, size
         if (t->b->lo[t->q0 + at] >= t->b->hi[t->q0 + at])
             continue;
         for (size_t h = 0; h < PER_PAGE; h++) {
-            VF x = vi_float(vi_sub(dot[i][h], vi_set1(sums[at])));
+            VF x = vi_float(vi_unbiased(dot[i][h], vi_set1(sums[at])));
             VF before = v_mul(v_load(acc + h * LANES), v_set1(t->rescale[at]));
             v_store(acc + h * LANES, v_fma(x, v_set1(back[at]), before));
         }
