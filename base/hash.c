@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/hash.h"
 
+#include <assert.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <xxhash.h>
 
 static void to_hex(const unsigned char *p, size_t n, char *hex)
 {
@@ -61,6 +63,14 @@ done:
     EVP_MD_CTX_free(md);
     fclose(f);
     return rc;
+}
+
+void hash_xxh3(const void *data, size_t n, uint8_t out[HASH_XXH3_BYTES])
+{
+    XXH128_canonical_t c;
+    static_assert(sizeof c.digest == HASH_XXH3_BYTES, "128 bits");
+    XXH128_canonicalFromHash(&c, XXH3_128bits(data, n));
+    memcpy(out, c.digest, sizeof c.digest);
 }
 
 static uint64_t mix(uint64_t h)

@@ -14,6 +14,10 @@ void hash_sha256_hex(const void *data, size_t n, char hex[HASH_SHA256_HEX]);
 Q_MUST_CHECK int hash_sha256_file(const char *path, char hex[HASH_SHA256_HEX],
                                   void (*progress)(uint64_t done_bytes, void *ctx), void *ctx,
                                   struct err *e);
+#define HASH_XXH3_BYTES 16
+/* XXH3, 128 bits, in canonical byte order: tells contents apart at memory speed, not against an
+ * attacker. */
+void hash_xxh3(const void *data, size_t n, uint8_t out[HASH_XXH3_BYTES]);
 /* Mixes well, not against an attacker who knows the seed. */
 uint64_t hash_u64(const void *data, size_t n, uint64_t seed);
 /* 16 random bytes from the kernel as 32 hex digits and a NUL: ids, incarnations. */

@@ -189,7 +189,7 @@ static int watch(struct api_client *c, const char *uid, struct err *e)
 struct launch_opts {
     struct cli_conn conn;
     const char *name, *type, *engine, *uid, *size, *format, *quant, *n_gpu, *worker_ip, *gpu_idx;
-    const char *path;
+    const char *path, *pack_cache;
     int64_t replica, n_worker;
     bool trust;
 };
@@ -235,6 +235,7 @@ static int fill_body(struct jv *body, const struct launch_opts *o, struct err *e
     set_str(body, "model_format", o->format);
     set_str(body, "quantization", o->quant);
     set_str(body, "worker_ip", o->worker_ip);
+    set_str(body, "pack_cache", o->pack_cache);
     if (o->size) {
         bool whole = strspn(o->size, "0123456789") == strlen(o->size) && *o->size;
         jv_set(body, "model_size_in_billions",
@@ -277,6 +278,8 @@ int cli_launch(int argc, char **argv)
         {"worker-ip", NULL, OPT_STR, &o.worker_ip, "ADDRESS", "only on these workers", 0, 0},
         {"n-gpu", NULL, OPT_STR, &o.n_gpu, "N", "GPUs per worker: auto, none or a number", 0, 0},
         {"gpu-idx", NULL, OPT_STR, &o.gpu_idx, "LIST", "which GPUs: 0,1", 0, 0},
+        {"pack-cache", NULL, OPT_STR, &o.pack_cache, "MODE",
+         "packed weights in files beside the model: auto, on, off or verify", 0, 0},
         {"trust-remote-code", NULL, OPT_BOOL, &o.trust, "BOOL", "accepted, without effect", 0, 0},
         CLI_CONN_OPTS(o.conn)};
     const struct opts_cmd cmd = {

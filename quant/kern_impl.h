@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kern_impl.h - what the kernel files of all levels share: packed layouts and the tables.
+ * A change of a layout raises KERN_LAYOUT_VERSION (kern.h).
  * Internal to quant/. Everything here is constant after kern_get's first call.
  *
  * Quantised panel of R rows, K walked in file blocks ("supers") of 32 or 256 columns:

@@ -192,7 +192,8 @@ static bool engine_options(const struct jv *body, struct launch_request *q, stru
 {
     return option(body, "max_model_len", &q->n_ctx, w) && option(body, "n_ctx", &q->n_ctx, w) &&
            option(body, "n_parallel", &q->n_parallel, w) &&
-           option(body, "n_threads", &q->n_threads, w) && text(body, "kv_type", &q->kv_type, w);
+           option(body, "n_threads", &q->n_threads, w) && text(body, "kv_type", &q->kv_type, w) &&
+           text(body, "pack_cache", &q->pack_cache, w);
 }
 
 static bool read_body(const struct jv *body, struct launch_request *q, char size[64],

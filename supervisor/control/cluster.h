@@ -130,7 +130,7 @@ struct cs_model {
     char uid[CS_UID];
     /* the wish */
     uint32_t n_replica, n_worker, n_ctx, n_parallel, n_threads; /* n_ctx 0: default */
-    char kv_type[16];
+    char kv_type[16], pack_cache[8];
     char *worker_ip;   /* comma list or NULL; malloc'ed as the next two */
     char *path;        /* a file on the workers, or NULL: */
     char *source_json; /* a source of the catalogue */

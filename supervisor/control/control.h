@@ -58,6 +58,7 @@ struct launch_request {
     uint32_t n_parallel;        /* sequences per step; 0: default */
     uint32_t n_threads;         /* per shard; 0: the worker decides */
     const char *kv_type;        /* NULL: f16 */
+    const char *pack_cache;     /* auto, on, off, verify; NULL: the worker decides */
     int64_t request_limits;     /* -1: none */
     const char *raw_json;       /* the request as it came, kept for launch history and describe */
     const char **param;         /* NULL, or where the name of a faulty field is left (static) */

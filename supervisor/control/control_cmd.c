@@ -109,6 +109,7 @@ static void cmd_start(void *ctx, struct cs_worker *w, const struct cs_model *m,
     p.n_threads = m->n_threads;
     p.kv_type = m->kv_type[0] ? (char *)m->kv_type : (char *)"f16";
     p.max_seqs = m->n_parallel;
+    p.pack_cache = (char *)m->pack_cache;
     down.kind_case = QUIRE__SUPERVISOR_DOWN__KIND_START_SHARD;
     down.start_shard = &p;
     log_info("control", "start shard %s on %s: layers %u-%u", s->id, w->address, s->layer_from,

@@ -119,6 +119,14 @@ static int check_kind(const struct launch_request *r, struct err *e)
                         err_set(e, Q_EINVAL,
                                 "kv_type %.40s is none of those that run here: f16, q8_0, f32",
                                 r->kv_type));
+    static const char *const pack[] = {"auto", "on", "off", "verify"};
+    bool known = !r->pack_cache;
+    for (size_t i = 0; !known && i < NUM_COUNT(pack); i++)
+        known = strcmp(r->pack_cache, pack[i]) == 0;
+    if (!known)
+        return at_field(r, "pack_cache",
+                        err_set(e, Q_EINVAL, "pack_cache %.20s is none of auto, on, off, verify",
+                                r->pack_cache));
     return 0;
 }
 
@@ -282,6 +290,7 @@ static struct cs_model *new_model(const struct launch_request *r, const char *ui
     m->n_parallel = r->n_parallel ? r->n_parallel : PLACE_DEFAULT_PARALLEL;
     m->n_threads = r->n_threads;
     cs_copy(m->kv_type, sizeof m->kv_type, r->kv_type);
+    cs_copy(m->pack_cache, sizeof m->pack_cache, r->pack_cache);
     m->worker_ip = dup_or_null(r->worker_ip);
     m->created = clock_unix_s();
     m->replicas = calloc(r->replica, sizeof *m->replicas);

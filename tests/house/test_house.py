@@ -39,7 +39,7 @@ MAY = {
 OWNERS = {
     r"grpc/|protobuf-c/": ["proto"],
     r"jansson\.h": ["base/json.c"],
-    r"openssl/": ["base/hash.c"],
+    r"openssl/|xxhash": ["base/hash.c"],
     r"llhttp": ["supervisor/http"],
     r"sqlite3\.h": ["supervisor/store"],
     r"curl/": ["client/api_client.c"],

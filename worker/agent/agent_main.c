@@ -13,6 +13,7 @@
 #include "worker/agent/lookup.h"
 #include "worker/agent/prepare.h"
 #include "worker/agent/shards.h"
+#include "worker/model/pack_mode.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,7 +30,7 @@
 #define EXIT_MS       4500 /* the whole stop takes no longer */
 
 struct options {
-    const char *endpoint, *host, *log_level, *metrics_host;
+    const char *endpoint, *host, *log_level, *metrics_host, *pack_cache;
     int64_t worker_port, metrics_port;
     bool insecure, with_parent;
 };
@@ -223,6 +224,8 @@ static int parse_options(struct options *o, int argc, char **argv, struct err *e
          "accepted; metrics are served by the supervisor", 0, 0},
         {"metrics-exporter-port", "mp", OPT_INT, &o->metrics_port, "PORT", "accepted, see above", 0,
          65535},
+        {"pack-cache", NULL, OPT_STR, &o->pack_cache, "MODE",
+         PACK_MODE_HELP " (default: QUIRE_PACK_CACHE, else auto)", 0, 0},
         {"exit-with-parent", NULL, OPT_FLAG, &o->with_parent, NULL,
          "stop when the process that started this one ends", 0, 0},
     };
@@ -240,6 +243,12 @@ static int parse_options(struct options *o, int argc, char **argv, struct err *e
         return err_set(e, Q_EINVAL, "quire worker takes no argument \"%.60s\"", argv[1]);
     if (o->log_level && log_set_level_name(o->log_level) != 0)
         return err_set(e, Q_EINVAL, "--log-level does not know \"%.40s\"", o->log_level);
+    enum pack_mode mode;
+    if ((rc = pack_mode_parse(o->pack_cache, &mode, e)) != 0)
+        return rc;
+    /* Shards inherit it; a launch that says otherwise wins. */
+    if (o->pack_cache && setenv("QUIRE_PACK_CACHE", o->pack_cache, 1) != 0)
+        return err_set(e, Q_ENOMEM, "out of memory");
     const char *env[] = {"XINFERENCE_ENDPOINT", "QUIRE_ENDPOINT"};
     for (size_t i = 0; i < NUM_COUNT(env) && !o->endpoint; i++) {
         const char *v = getenv(env[i]);

@@ -339,6 +339,7 @@ static void write_config(struct shards *all, struct buf *b, const Quire__StartSh
     jw_kuint(b, "n_threads", c->n_threads ? c->n_threads : all->cfg.n_threads);
     jw_kstr(b, "kv_type", c->kv_type);
     jw_kuint(b, "max_seqs", c->max_seqs);
+    jw_kstr(b, "pack_cache", c->pack_cache);
     jw_kstr(b, "host", all->host);
     jw_end_obj(b);
 }

@@ -107,6 +107,9 @@ struct cpu_stage {
     struct cpu_op *ops;
     uint32_t n_ops;
     struct cpu_map weights;
+    struct cpu_weights *loader; /* cpu_weights.c */
+    void *vectors;              /* norms and biases */
+    size_t weight_bytes;        /* of the packed matrices */
 
     /* KV: [layer][kv head][page]: what a query walks is one stream where pages follow. */
     struct cpu_map kv;
@@ -141,6 +144,10 @@ struct cpu_stage {
 
 /* cpu_ops.c: the whole program, on all threads. */
 void cpu_region(void *stage, uint32_t tid);
+
+/* cpu_open.c: rounded up to whole huge pages, at least one byte more than asked. */
+Q_MUST_CHECK int cpu_map_open(struct cpu_map *m, size_t bytes, const char *what, struct err *e);
+void cpu_map_close(struct cpu_map *m);
 
 /* cpu_attn.c */
 void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim *claim,

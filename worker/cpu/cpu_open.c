@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a CPU stage: the program's tensors become packed matrices in one map (threads share
- * the work, pages of the file are dropped tensor by tensor), then KV and scratch memory. */
+/* Opening a CPU stage: which rows of which matrix are a unit of work, then weights
+ * (cpu_weights.c), KV and scratch memory. */
 #include "worker/cpu/cpu_open.h"
 
 #include "base/num.h"
+#include "worker/cpu/cpu_weights.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +13,12 @@
 #define ALIGN       64U
 #define HUGE_PAGE   (2U << 20)
 #define TILE_FLOATS 32768U     /* 128 KiB: results of some rows for a block of tokens */
-#define PACK_BYTES  (1U << 20) /* claimed by a packing thread at once */
 #define MAX_TOKENS  (1U << 20) /* of one batch */
 #define MAX_PAGES   (1U << 28)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-static int map_open(struct cpu_map *m, size_t bytes, const char *what, struct err *e)
+int cpu_map_open(struct cpu_map *m, size_t bytes, const char *what, struct err *e)
 {
     if (bytes > SIZE_MAX / 2)
         return err_set(e, Q_ENOMEM, "%s: too large", what);
@@ -39,7 +39,7 @@ static int map_open(struct cpu_map *m, size_t bytes, const char *what, struct er
     return 0;
 }
 
-static void map_close(struct cpu_map *m)
+void cpu_map_close(struct cpu_map *m)
 {
     if (m->p)
         munmap(m->p, m->bytes);
@@ -63,113 +63,6 @@ static void *carve(struct carve *c, size_t n, size_t elem)
     void *at = c->p ? c->p + c->used : NULL;
     c->used = (c->used + bytes + ALIGN - 1) / ALIGN * ALIGN;
     return at;
-}
-
-/* ---- weights ------------------------------------------------------------------------------- */
-
-struct loader {
-    struct cpu_stage *s;
-    const struct stage_config *cfg;
-    struct carve at;
-    size_t total, done;
-    /* the matrix being packed */
-    const struct kern_mat *mat;
-    const struct gguf_tensor *tensor;
-    uint32_t panels_at_once;
-    _Atomic uint32_t next;
-};
-
-static void pack_region(void *ctx, uint32_t tid)
-{
-    struct loader *l = ctx;
-    uint32_t at;
-    (void)tid;
-    while ((at = atomic_fetch_add(&l->next, l->panels_at_once)) < l->mat->n_panels) {
-        uint32_t to = NUM_MIN(at + l->panels_at_once, l->mat->n_panels);
-        kern_mat_pack(l->mat, l->tensor->data, at, to, (void *)(uintptr_t)l->mat->data);
-    }
-}
-
-static void loaded(struct loader *l, const struct gguf_tensor *t)
-{
-    gguf_drop_pages(model_gguf(l->s->model), t);
-    l->done += t->bytes;
-    if (l->cfg->progress)
-        l->cfg->progress((double)l->done / (double)l->total, l->cfg->progress_ctx);
-}
-
-static void pack(struct loader *l, struct kern_mat *mat, const struct gguf_tensor *t)
-{
-    mat->data = carve(&l->at, kern_mat_bytes(mat), 1);
-    if (!l->at.p)
-        return;
-    l->mat = mat;
-    l->tensor = t;
-    l->panels_at_once = (uint32_t)NUM_MAX(PACK_BYTES / mat->panel_bytes, (size_t)1);
-    atomic_store(&l->next, 0);
-    pool_run(l->s->pool, pack_region, l);
-    loaded(l, t);
-}
-
-static const float *load_vector(struct loader *l, const struct gguf_tensor *t)
-{
-    if (!t)
-        return NULL;
-    float *v = carve(&l->at, (size_t)t->dims[0], sizeof(*v));
-    if (v) {
-        t->type->decode(t->data, v, (size_t)t->dims[0]);
-        loaded(l, t);
-    }
-    return v;
-}
-
-/* Once with l->at.p NULL to measure, once to load. */
-static void load_ops(struct loader *l, const struct program *prog)
-{
-    for (uint32_t i = 0; i < prog->n_ops; i++) {
-        const struct prog_op *from = &prog->ops[i];
-        struct cpu_op *op = &l->s->ops[i];
-        op->norm = load_vector(l, from->norm);
-        op->q_norm = load_vector(l, from->q_norm);
-        op->k_norm = load_vector(l, from->k_norm);
-        for (uint32_t m = 0; m < PROG_MATS; m++) {
-            if (!from->mat[m].w || from->kind == PROG_EMBED)
-                continue;
-            pack(l, &op->mat[m].m, from->mat[m].w);
-            op->mat[m].bias = load_vector(l, from->mat[m].bias);
-        }
-    }
-}
-
-static size_t source_bytes(const struct program *prog)
-{
-    size_t sum = 0;
-    for (uint32_t i = 0; i < prog->n_ops; i++) {
-        const struct prog_op *op = &prog->ops[i];
-        const struct gguf_tensor *vec[] = {op->norm, op->q_norm, op->k_norm};
-        for (size_t v = 0; v < NUM_COUNT(vec); v++)
-            sum += vec[v] ? vec[v]->bytes : 0;
-        for (uint32_t m = 0; m < PROG_MATS && op->kind != PROG_EMBED; m++) {
-            sum += op->mat[m].w ? op->mat[m].w->bytes : 0;
-            sum += op->mat[m].bias ? op->mat[m].bias->bytes : 0;
-        }
-    }
-    return NUM_MAX(sum, (size_t)1);
-}
-
-static int load_weights(struct cpu_stage *s, const struct stage_config *cfg,
-                        const struct program *prog, struct err *e)
-{
-    struct loader l = {.s = s, .cfg = cfg, .total = source_bytes(prog)};
-    load_ops(&l, prog);
-    if (l.at.overflow)
-        return err_set(e, Q_ENOMEM, "the weights are too large");
-    int rc = map_open(&s->weights, l.at.used, "the weights", e);
-    if (rc)
-        return rc;
-    l.at = (struct carve){.p = s->weights.p};
-    load_ops(&l, prog);
-    return 0;
 }
 
 /* ---- operations ---------------------------------------------------------------------------- */
@@ -316,7 +209,7 @@ static int open_kv(struct cpu_stage *s, const struct stage_config *cfg, struct e
         !num_mul(s->kv_head_bytes, s->hp.n_kv_heads, &s->kv_layer_bytes) ||
         !num_mul(s->kv_layer_bytes, s->n_layers, &bytes))
         return err_set(e, Q_ENOMEM, "a KV cache of %u pages is too large", s->n_pages);
-    return bytes ? map_open(&s->kv, bytes, "the KV cache", e) : 0;
+    return bytes ? cpu_map_open(&s->kv, bytes, "the KV cache", e) : 0;
 }
 
 static size_t largest_act_row(const struct cpu_stage *s)
@@ -408,7 +301,7 @@ static int open_scratch(struct cpu_stage *s, struct err *e)
     carve_scratch(s, &c);
     if (c.overflow)
         return err_set(e, Q_ENOMEM, "the working memory is too large");
-    int rc = map_open(&s->scratch, c.used, "working memory", e);
+    int rc = cpu_map_open(&s->scratch, c.used, "working memory", e);
     if (rc)
         return rc;
     c = (struct carve){.p = s->scratch.p};
@@ -452,7 +345,7 @@ static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
     if ((rc = take_threads(s, cfg, e)))
         return rc;
     s->n_threads = pool_threads(s->pool);
-    if ((rc = plan_ops(s, prog, e)) || (rc = load_weights(s, cfg, prog, e)) ||
+    if ((rc = plan_ops(s, prog, e)) || (rc = cpu_weights_open(s, cfg, prog, e)) ||
         (rc = open_kv(s, cfg, e)))
         return rc;
     return open_scratch(s, e);
@@ -492,6 +385,7 @@ void cpu_stage_free(struct cpu_stage *s)
 {
     if (!s)
         return;
+    cpu_weights_close(s);
     if (!s->borrowed_pool)
         pool_close(s->pool);
     for (uint32_t i = 0; s->ops && i < s->n_ops; i++) {
@@ -502,8 +396,7 @@ void cpu_stage_free(struct cpu_stage *s)
     free(s->ops);
     free(s->claims);
     free(s->threads);
-    map_close(&s->weights);
-    map_close(&s->kv);
-    map_close(&s->scratch);
+    cpu_map_close(&s->kv);
+    cpu_map_close(&s->scratch);
     free(s);
 }

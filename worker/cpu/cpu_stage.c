@@ -81,7 +81,7 @@ static void cpu_close(struct stage *stage)
 
 static size_t cpu_weight_bytes(const struct stage *stage)
 {
-    return ((const struct cpu_stage *)stage)->weights.bytes;
+    return ((const struct cpu_stage *)stage)->weight_bytes;
 }
 
 static size_t cpu_kv_bytes(const struct stage *stage)

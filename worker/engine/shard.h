@@ -22,6 +22,7 @@ struct shard_config {
     uint32_t n_threads;            /* 0: the back end decides */
     uint32_t max_seqs;             /* 0: 16 */
     enum kv_type kv;
+    enum pack_mode pack;
     void (*progress)(double done, void *ctx); /* opening thread; may be NULL */
     void (*lost)(const char *msg, void *ctx); /* a linked shard was lost; engine thread */
     void *ctx;

@@ -163,6 +163,9 @@ static int take_config(struct shard_proc *p, struct err *e)
         c->kv = KV_F32;
     else
         return err_set(e, Q_EINVAL, "kv_type: \"%.20s\" is none of f16, q8_0, f32", kv);
+    int rc = pack_mode_parse(jv_str(jv_get(j, "pack_cache"), ""), &c->pack, e);
+    if (rc != 0)
+        return rc;
     c->progress = on_progress;
     c->lost = on_lost;
     c->ctx = p;

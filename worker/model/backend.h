@@ -11,6 +11,7 @@
 #define QUIRE_MODEL_BACKEND_H
 
 #include "base/err.h"
+#include "worker/model/pack_mode.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -38,6 +39,7 @@ struct stage_config {
     /* NULL, or a stage of the same back end whose threads serve this one too. It lives longer,
      * and one thread drives both. */
     const struct stage *threads_of;
+    enum pack_mode pack; /* are packed weights kept in files? */
     /* Loading progress 0..1, called from the opening thread; may be NULL. */
     void (*progress)(double done, void *ctx);
     void *progress_ctx;

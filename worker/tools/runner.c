@@ -39,6 +39,7 @@ static int open_stage(struct runner *r, const struct runner_config *cfg, struct 
         .max_tokens = NUM_MAX(cfg->max_rows, cfg->n_seqs),
         .max_seqs = cfg->n_seqs,
         .n_threads = cfg->n_threads,
+        .pack = cfg->pack,
     };
     return backend_cpu()->open(&r->stage, &sc, e);
 }

@@ -269,7 +269,7 @@ static int open_all(struct cmd *c, struct err *e)
 int tool_bench(int argc, char **argv)
 {
     struct cmd c = {.n_tests = 0};
-    const char *tests = "pp512,tg128", *kv = "f16";
+    const char *tests = "pp512,tg128", *kv = "f16", *pack = NULL;
     int64_t threads = 0, rounds = 3;
     struct err e = {0};
     int n_pos;
@@ -281,6 +281,7 @@ int tool_bench(int argc, char **argv)
         {"threads", "t", OPT_INT, &threads, "N", "threads (default: physical cores)", 0, 1024},
         {"rounds", NULL, OPT_INT, &rounds, "N", "times to run all tests (default 3)", 1, 1000},
         {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", 0, 0},
+        {"pack-cache", NULL, OPT_STR, &pack, "MODE", PACK_MODE_HELP, 0, 0},
     };
     const struct opts_cmd spec = {
         .name = "quire bench",
@@ -302,6 +303,8 @@ int tool_bench(int argc, char **argv)
         rc = parse_tests(&c, tests, &e);
     if (rc == OPTS_RUN)
         rc = runner_kv_type(kv, &c.cfg.kv, &e);
+    if (rc == OPTS_RUN)
+        rc = pack_mode_parse(pack, &c.cfg.pack, &e);
     if (rc) {
         fprintf(stderr, "quire bench: %s\n", e.msg);
         return 2;

@@ -285,6 +285,7 @@ static void launch_faults(void **state)
         {"{\"model_name\": \"story\", \"quantization\": \"q9\"}", "Model not found",
          "quantization"},
         {"{\"model_name\": \"story\", \"kv_type\": \"f8\"}", "kv_type", "kv_type"},
+        {"{\"model_name\": \"story\", \"pack_cache\": \"no\"}", "pack_cache", "pack_cache"},
         {"{\"model_name\": \"story\", \"n_parallel\": 5000}", "1024", "n_parallel"},
         {"{\"model_name\": \"story\", \"replica\": 9999}", "replica", "replica"},
         {"{\"model_name\": \"story\", \"replica_config\": [{}]}", "replica_config",
