@@ -353,8 +353,17 @@ static void test_chat_errors(void **state)
         {"\"logit_bias\":{\"99999999999999999999\":1}", "logit_bias", NULL},
         {"\"logit_bias\":[[1]]", "logit_bias", NULL},
         {"\"logit_bias\":7", "logit_bias", "invalid_type"},
-        {"\"response_format\":{\"type\":\"json_object\"}", "response_format", "unsupported_value"},
-        {"\"response_format\":{\"type\":\"json_schema\"}", "response_format", "unsupported_value"},
+        {"\"response_format\":{\"type\":\"xml\"}", "response_format", "unsupported_value"},
+        {"\"response_format\":{\"type\":\"json_schema\"}", "response_format",
+         "invalid_json_schema"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a b\","
+         "\"schema\":{}}}",
+         "response_format.json_schema.name", NULL},
+        {"\"response_format\":{\"type\":\"json_object\"},\"guided_regex\":\"a\"", "guided_regex",
+         NULL},
+        {"\"guided_choice\":[1]", "guided_choice", "invalid_type"},
+        {"\"structured_outputs\":{\"structural_tag\":\"x\"}", "structured_outputs.structural_tag",
+         "unsupported_parameter"},
         {"\"response_format\":\"text\"", "response_format", "invalid_type"},
         {"\"tools\":[]", "tools", NULL},
         {"\"tools\":{}", "tools", "invalid_type"},
@@ -362,10 +371,13 @@ static void test_chat_errors(void **state)
         {"\"tools\":[{\"type\":\"function\",\"function\":{}}]", "tools[0].function.name", NULL},
         {"\"tool_choice\":\"required\"", "tool_choice", NULL},
         {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
-         "\"tool_choice\":\"required\"",
-         "tool_choice", "unsupported_value"},
+         "\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}",
+         "tool_choice", NULL},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
+         "\"tool_choice\":\"required\",\"response_format\":{\"type\":\"json_object\"}",
+         "response_format", NULL},
         {"\"modalities\":[\"text\",\"audio\"]", "modalities", "unsupported_value"},
-        {"\"guided_json\":{}", "guided_json", "unsupported_parameter"},
+        {"\"guided_json\":3", "guided_json", "invalid_json_schema"},
         {"\"mirostat\":2", "mirostat", "unsupported_parameter"},
         {"\"chat_template\":\"x\"", "chat_template", "unsupported_parameter"},
         {"\"chat_template_kwargs\":[]", "chat_template_kwargs", "invalid_type"},
@@ -670,10 +682,49 @@ static void test_tool_calls(void **state)
     expect_error(CHAT, ASK("x", "\"reasoning_format\":\"odd\","), 400, "reasoning_format", NULL);
     expect_error(CHAT, ASK("x", "\"parallel_tool_calls\":3,"), 400, "parallel_tool_calls",
                  "invalid_type");
-    expect_error(CHAT,
-                 ASK("x", "\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":"
-                          "\"weather\"}},"),
-                 400, "tool_choice", "unsupported_value");
+    assert_int_equal(post(CHAT, ASK("x", "\"tool_choice\":{\"type\":\"function\",\"function\":"
+                                         "{\"name\":\"weather\"}},")),
+                     200);
+    assert_true(last()->force_tools && last()->one_call);
+    assert_int_equal(last()->n_allowed_tools, 1);
+    assert_string_equal(last()->allowed_tools[0], "weather");
+    assert_int_equal(post(CHAT, ASK("x", "\"tool_choice\":\"required\",")), 200);
+    assert_true(last()->force_tools && !last()->one_call && last()->n_allowed_tools == 0);
+}
+
+/* The many spellings of one constraint reach the engine as one. */
+static void test_constraints(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *text, *field;
+        Quire__ConstraintKind kind;
+    } cases[] = {{"\"response_format\":{\"type\":\"json_object\"}", "", "response_format",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_JSON_OBJECT},
+                 {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\","
+                  "\"schema\":{\"type\":\"null\"}}}",
+                  "{\"type\":\"null\"}", "response_format",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_JSON_SCHEMA},
+                 {"\"guided_json\":\"{}\"", "{}", "guided_json",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_JSON_SCHEMA},
+                 {"\"structured_outputs\":{\"regex\":\"a+\"}", "a+", "structured_outputs.regex",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_REGEX},
+                 {"\"grammar\":\"root ::= \\\"a\\\"\"", "root ::= \"a\"", "grammar",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_GRAMMAR},
+                 {"\"guided_choice\":[\"a\",\"b\"]", "[\"a\",\"b\"]", "guided_choice",
+                  QUIRE__CONSTRAINT_KIND__CONSTRAINT_CHOICE}};
+    for (size_t i = 0; i < NUM_COUNT(cases); i++) {
+        char body[512];
+        snprintf(body, sizeof body, "{\"model\":\"m\"," USER ",%s}", cases[i].fields);
+        assert_int_equal(post(CHAT, body), 200);
+        const Quire__Constraint *c = last()->constraint;
+        assert_non_null(c);
+        assert_int_equal(c->kind, cases[i].kind);
+        assert_string_equal(c->text, cases[i].text);
+        assert_string_equal(c->field, cases[i].field);
+    }
+    assert_int_equal(post(CHAT, "{\"model\":\"m\"," USER ",\"grammar\":\"\"}"), 200);
+    assert_null(last()->constraint);
 }
 
 static void test_tool_calls_stream(void **state)
@@ -975,6 +1026,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_bodies, setup, teardown),
         cmocka_unit_test_setup_teardown(test_chat_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_logprobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_constraints, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tool_calls, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tool_calls_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_completions, setup, teardown),
