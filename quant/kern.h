@@ -20,11 +20,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Each build has the levels of its architecture, weakest first. */
 /* Raise it with every change of a packed layout: packed weights that were kept in files under
  * another number are packed anew. */
 #define KERN_LAYOUT_VERSION 1
 
+/* Each build has the levels of its architecture, weakest first. */
 enum kern_level { KERN_REF, KERN_AVX2, KERN_AVX512, KERN_NEON, KERN_LEVELS };
 
 /* A packed matrix; the memory behind `data` (64-byte aligned) is the caller's. */
