@@ -17,6 +17,13 @@ static size_t shape_panel_bytes(const struct kern_shape *s, unsigned r, uint32_t
     return round64(cols / super * (kern_head_bytes(s, r) + super / 32 * block));
 }
 
+static uint64_t rd64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+
 static uint32_t rd32(const uint8_t *p)
 {
     uint32_t v;
@@ -24,27 +31,31 @@ static uint32_t rd32(const uint8_t *p)
     return v;
 }
 
-/* Four codes are one word: SWAR arithmetic, which compilers turn into vectors. */
+/* Eight codes are one word, that of columns 8k..8k+7: arithmetic on all of them at once. */
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-INLINE void nibbles_16_16(const uint8_t *qs, uint32_t w[8])
+INLINE void nibbles_16_16(const uint8_t *qs, uint64_t w[4])
 {
-    for (unsigned k = 0; k < 4; k++) {
-        uint32_t v = rd32(qs + 4 * k);
-        w[k] = v & 0x0f0f0f0fu;
-        w[k + 4] = v >> 4 & 0x0f0f0f0fu;
+    for (unsigned k = 0; k < 2; k++) {
+        uint64_t v = rd64(qs + 8 * k);
+        w[k] = v & EACH(15);
+        w[k + 2] = v >> 4 & EACH(15);
     }
 }
 
-/* Bit 4k + j of qh becomes bit 4 of byte j of word k: the product puts four copies side by
+/* Bit 8k + j of qh becomes bit 4 of byte j of word k. The product puts four copies side by
  * side, 7 bits apart, so that each byte finds its bit at the bottom. */
-INLINE void fifth_bits(uint32_t qh, uint32_t w[8])
+INLINE void fifth_bits(uint32_t qh, uint64_t w[4])
 {
-    for (unsigned k = 0; k < 8; k++)
-        w[k] |= ((qh >> 4 * k & 15u) * 0x00204081u & 0x01010101u) << 4;
+    for (unsigned k = 0; k < 4; k++) {
+        uint32_t low = (qh >> 8 * k & 15u) * 0x00204081u & 0x01010101u;
+        uint32_t high = (qh >> (8 * k + 4) & 15u) * 0x00204081u & 0x01010101u;
+        w[k] |= ((uint64_t)high << 32 | low) << 4;
+    }
 }
 
 /* Unsigned codes of columns 32b..32b+31 of one file block. */
-INLINE void extract(const struct kern_shape s, const uint8_t *p, unsigned b, uint32_t w[8])
+INLINE void extract(const struct kern_shape s, const uint8_t *p, unsigned b, uint64_t w[4])
 {
     const unsigned half = b / 4, g = b % 4;
     switch (s.type) {
@@ -64,32 +75,32 @@ INLINE void extract(const struct kern_shape s, const uint8_t *p, unsigned b, uin
         fifth_bits(rd32(p + 4), w);
         break;
     case QT_Q8_0:
-        for (unsigned k = 0; k < 8; k++)
-            w[k] = rd32(p + 2 + 4 * k) ^ 0x80808080u;
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = rd64(p + 2 + 8 * k) ^ EACH(128);
         break;
     case QT_Q2_K:
-        for (unsigned k = 0; k < 8; k++)
-            w[k] = rd32(p + 16 + 32 * half + 4 * k) >> 2 * g & 0x03030303u;
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = rd64(p + 16 + 32 * half + 8 * k) >> 2 * g & EACH(3);
         break;
     case QT_Q3_K:
-        for (unsigned k = 0; k < 8; k++)
-            w[k] = (rd32(p + 32 + 32 * half + 4 * k) >> 2 * g & 0x03030303u) |
-                   (rd32(p + 4 * k) >> b & 0x01010101u) << 2;
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = (rd64(p + 32 + 32 * half + 8 * k) >> 2 * g & EACH(3)) |
+                   (rd64(p + 8 * k) >> b & EACH(1)) << 2;
         break;
     case QT_Q4_K:
-        for (unsigned k = 0; k < 8; k++)
-            w[k] = rd32(p + 16 + 32 * (b / 2) + 4 * k) >> 4 * (b & 1) & 0x0f0f0f0fu;
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = rd64(p + 16 + 32 * (b / 2) + 8 * k) >> 4 * (b & 1) & EACH(15);
         break;
     case QT_Q5_K:
-        for (unsigned k = 0; k < 8; k++)
-            w[k] = (rd32(p + 48 + 32 * (b / 2) + 4 * k) >> 4 * (b & 1) & 0x0f0f0f0fu) |
-                   (rd32(p + 16 + 4 * k) >> b & 0x01010101u) << 4;
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = (rd64(p + 48 + 32 * (b / 2) + 8 * k) >> 4 * (b & 1) & EACH(15)) |
+                   (rd64(p + 16 + 8 * k) >> b & EACH(1)) << 4;
         break;
     case QT_Q6_K:
-        for (unsigned k = 0; k < 8; k++) {
-            uint32_t low = rd32(p + 64 * half + 32 * (g & 1) + 4 * k);
-            uint32_t high = rd32(p + 128 + 32 * half + 4 * k);
-            w[k] = (low >> 4 * (g >> 1) & 0x0f0f0f0fu) | (high >> 2 * g & 0x03030303u) << 4;
+        for (unsigned k = 0; k < 4; k++) {
+            uint64_t low = rd64(p + 64 * half + 32 * (g & 1) + 8 * k);
+            uint64_t high = rd64(p + 128 + 32 * half + 8 * k);
+            w[k] = (low >> 4 * (g >> 1) & EACH(15)) | (high >> 2 * g & EACH(3)) << 4;
         }
         break;
     case QT_IQ4_XS:
@@ -100,33 +111,40 @@ INLINE void extract(const struct kern_shape s, const uint8_t *p, unsigned b, uin
     }
 }
 
+/* The second four bytes of a word laid over the first four, n bits higher. */
+INLINE uint32_t fold(uint64_t w, unsigned n)
+{
+    return (uint32_t)(w | w >> (32 - n));
+}
+
 /* Planes of one row and 32 columns; `to` is the low plane of the block. Words of four codes
  * move whole: the lane of a row is 32 bits wide. */
-INLINE void put_codes(const struct kern_shape s, unsigned r, unsigned row, const uint32_t w[8],
+INLINE void put_codes(const struct kern_shape s, unsigned r, unsigned row, const uint64_t w[4],
                       uint8_t *to)
 {
     const size_t plane = 4 * (size_t)r;
     to += 4 * row;
     if (s.bits == 8) {
-        for (unsigned g = 0; g < 8; g++)
-            memcpy(to + plane * g, &w[g], 4);
+        for (unsigned g = 0; g < 4; g++) {
+            uint32_t v[2] = {(uint32_t)w[g], (uint32_t)(w[g] >> 32)};
+            memcpy(to + plane * (2 * g), &v[0], 4);
+            memcpy(to + plane * (2 * g + 1), &v[1], 4);
+        }
         return;
     }
     for (unsigned g = 0; g < 4; g++) {
-        uint32_t v = (w[2 * g] & 0x0f0f0f0fu) | (w[2 * g + 1] & 0x0f0f0f0fu) << 4;
+        uint32_t v = fold(s.bits == 4 ? w[g] : w[g] & EACH(15), 4);
         memcpy(to + plane * g, &v, 4);
     }
     to += 4 * plane;
     uint32_t high[2] = {0, 0};
     if (s.bits == 5) {
-        for (unsigned g = 0; g < 8; g++)
-            high[0] |= (w[g] >> 4 & 0x01010101u) << g;
+        for (unsigned g = 0; g < 4; g++)
+            high[0] |= fold(w[g] >> 4 & EACH(1), 1) << 2 * g;
         memcpy(to, &high[0], 4);
     } else if (s.bits == 6) {
-        for (unsigned g = 0; g < 4; g++) {
-            high[0] |= (w[g] >> 4 & 0x03030303u) << 2 * g;
-            high[1] |= (w[g + 4] >> 4 & 0x03030303u) << 2 * g;
-        }
+        for (unsigned g = 0; g < 4; g++)
+            high[g / 2] |= fold(w[g] >> 4 & EACH(3), 2) << 4 * (g & 1);
         memcpy(to, &high[0], 4);
         memcpy(to + plane, &high[1], 4);
     }
@@ -171,6 +189,14 @@ static uint8_t q3_scale(const uint8_t *sc, unsigned j)
     return (uint8_t)((low | (sc[8 + j % 4] >> 2 * (j / 4) & 3) << 4) - 32);
 }
 
+/* As qtype_k_scale_min, one of the two. */
+INLINE uint8_t k_scale(const uint8_t *q, unsigned b, unsigned min)
+{
+    if (b < 4)
+        return q[4 * min + b] & 63;
+    return (uint8_t)((q[4 + b] >> 4 * min & 15) | q[4 * min + b - 4] >> 6 << 4);
+}
+
 INLINE void put_scales(const struct kern_shape s, unsigned r, unsigned row, const uint8_t *p,
                        unsigned b, uint8_t *to)
 {
@@ -192,7 +218,8 @@ INLINE void put_scales(const struct kern_shape s, unsigned r, unsigned row, cons
         break;
     case QT_Q4_K:
     case QT_Q5_K:
-        qtype_k_scale_min(p + 4, b, &to[row], &to[r + row]);
+        to[row] = k_scale(p + 4, b, 0);
+        to[r + row] = k_scale(p + 4, b, 1);
         break;
     case QT_Q6_K:
         for (unsigned h = 0; h < 2; h++)
@@ -226,8 +253,9 @@ INLINE void shape_pack(const struct kern_shape s, unsigned r, const uint8_t *row
         for (unsigned row = 0; row < n_rows; row++) {
             const uint8_t *p = rows + row * row_bytes + k * file_block;
             put_head(s, r, row, p, head);
+#pragma GCC unroll 8
             for (unsigned b = 0; b < super / 32; b++) {
-                uint32_t w[8];
+                uint64_t w[4];
                 uint8_t *to = head + head_bytes + b * block;
                 put_scales(s, r, row, p, b, to);
                 extract(s, p, b, w);

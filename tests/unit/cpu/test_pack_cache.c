@@ -416,10 +416,10 @@ static void test_damaged_files(void **state)
         assert_int_equal(now.st_size, st.st_size);
     }
     /* A damaged payload is noticed when asked. */
+    ino_t old = inode_of(path);
     damage(path, PACK_PAYLOAD_AT + 77);
     open_all(&r, PACK_VERIFY);
     check_logits(&r, want);
-    ino_t old = inode_of(path);
     uint64_t end = clock_mono_ms() + WAIT_MS;
     while (inode_of(path) == old && clock_mono_ms() < end)
         sleep_ms(5);
