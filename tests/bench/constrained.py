@@ -191,10 +191,10 @@ def with_model(args):
     return home, c
 
 
-def write_one(c, schema, **sampling):
+def write_one(c, schema, max_tokens, **sampling):
     prompt = "Write a short JSON document for this schema: " + json.dumps(schema)[:1500]
     r = c.post("/v1/chat/completions", {
-        "model": "m", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1500,
+        "model": "m", "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens,
         "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
         **sampling}, timeout=900)
     if r.status != 200:
@@ -228,7 +228,7 @@ def generate(args):
                 continue
             start = time.monotonic()
             with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-                got = list(pool.map(lambda case: write_one(c, case[1], **sampling), cases))
+                got = list(pool.map(lambda case: write_one(c, case[1], args.max_tokens, **sampling), cases))
             counts = collections.Counter(kind for kind, _ in got)
             rows.append([title, *(counts[k] for k in KINDS),
                          f"{time.monotonic() - start:.0f} s"])
@@ -296,6 +296,7 @@ def main():
     p.add_argument("--only", default="")
     p.add_argument("--show", type=int, default=200)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--max-tokens", type=int, default=1500)
     p.add_argument("--tokens", type=int, default=64)
     args = p.parse_args()
     {"conformance": conformance, "generate": generate, "rate": rate}[args.what](args)

@@ -190,7 +190,7 @@ static int compile(const struct constraint_spec *s, const struct grammar_vocab *
                    struct grammar **out, struct err *e)
 {
     /* Objects take what was declared, and white space does not fill the answer. */
-    const struct grammar_options opt = {.closed = true, .tight_ws = true};
+    const struct grammar_options opt = {.closed = true, .tight = true};
     struct jv *tree = NULL;
     size_t n = strlen(s->text);
     bool json = s->kind == CONSTRAINT_JSON_SCHEMA || s->kind == CONSTRAINT_CHOICE ||

@@ -23,9 +23,9 @@ struct gmatch;
 struct gmask_scratch;
 
 struct grammar_options {
-    bool closed;     /* objects without additionalProperties take declared names only */
+    bool closed;     /* objects without additionalProperties take declared names only, in order */
     unsigned max_ws; /* characters of white space in a row; 0: 20 */
-    bool tight_ws;   /* of these only one space, or a line break and indentation */
+    bool tight;      /* of these only one space, or a line break and indentation; short numbers */
 };
 
 /* Each: 0 and *out, or Q_EINVAL (malformed, unsatisfiable), Q_EUNSUPPORTED (by name), Q_ENOMEM

@@ -18,6 +18,8 @@
 struct job {
     const struct jv *s;
     uint32_t res, node, path;
+    bool closed;      /* its objects take declared names only, in their order */
+    bool closed_subs; /* for the schemas of its members and items the same */
 };
 struct comp {
     struct sgram *g;
@@ -60,7 +62,7 @@ int scomp_wrong(struct comp *c, const struct job *j, const char *key, const char
 int scomp_node(struct comp *c, uint32_t *id);
 /* The node of a subschema; queued when seen for the first time. key and sub name it in the
  * pointer of messages. */
-int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t res,
+int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t res, bool closed,
               const char *key, const char *sub, uint32_t *id);
 int scomp_kid(struct comp *c, struct kids *k, uint32_t node, enum skid_role role, uint32_t name);
 int scomp_store_kids(struct comp *c, uint32_t node, const struct kids *k);

@@ -57,7 +57,7 @@ int scomp_node(struct comp *c, uint32_t *id)
     return 0;
 }
 
-int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t res,
+int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t res, bool closed,
               const char *key, const char *sub, uint32_t *id)
 {
     if (jv_is(s, JV_BOOL)) {
@@ -67,11 +67,11 @@ int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t 
     if (!jv_is(s, JV_OBJECT))
         return scomp_wrong(c, j, key, "holds what is no schema");
     res = sref_enter(&c->ref, s, res);
-    uint64_t h = ((uint64_t)(uintptr_t)s >> 4) * 0x9E3779B97F4A7C15ULL + res * 0x85EBCA6BU;
+    uint64_t h = ((uint64_t)(uintptr_t)s >> 4) * 0x9E3779B97F4A7C15ULL + res * 0x85EBCA6BU + closed;
     uint32_t slot = (uint32_t)(h >> 32) & c->map_mask;
     for (; c->map[slot]; slot = (slot + 1) & c->map_mask) {
         const struct job *k = &c->job[c->map[slot] - 1];
-        if (k->s == s && k->res == res) {
+        if (k->s == s && k->res == res && k->closed == closed) {
             *id = k->node;
             return 0;
         }
@@ -91,7 +91,7 @@ int scomp_sub(struct comp *c, const struct job *j, const struct jv *s, uint32_t 
         rc = scomp_node(c, id);
     if (rc)
         return rc;
-    c->job[c->n_job++] = (struct job){s, res, *id, path};
+    c->job[c->n_job++] = (struct job){s, res, *id, path, closed, closed};
     c->map[slot] = c->n_job;
     return 0;
 }
@@ -323,9 +323,9 @@ static int arrays(struct comp *c, const struct job *j, uint32_t node)
     if (!prefix && !items && !contains && !a.unique && a.min == 0 && a.max == GRAM_NONE)
         return 0;
     if (items)
-        rc = scomp_sub(c, j, items, j->res, "items", NULL, &a.items);
+        rc = scomp_sub(c, j, items, j->res, j->closed_subs, "items", NULL, &a.items);
     if (rc == 0 && contains)
-        rc = scomp_sub(c, j, contains, j->res, "contains", NULL, &a.contains);
+        rc = scomp_sub(c, j, contains, j->res, false, "contains", NULL, &a.contains);
     a.n_prefix = (uint32_t)jv_len(prefix);
     if (rc == 0)
         rc = GROW(c, g->arr, g->n_arr, g->cap_arr);
@@ -334,7 +334,7 @@ static int arrays(struct comp *c, const struct job *j, uint32_t node)
     for (uint32_t i = 0; i < a.n_prefix && rc == 0; i++) {
         char sub[24];
         snprintf(sub, sizeof sub, "%u", i);
-        rc = scomp_sub(c, j, jv_at(prefix, i), j->res, key, sub, &a.prefix[i]);
+        rc = scomp_sub(c, j, jv_at(prefix, i), j->res, j->closed_subs, key, sub, &a.prefix[i]);
     }
     if (rc) {
         free(a.prefix);
@@ -362,7 +362,8 @@ static int combine(struct comp *c, const struct job *j, struct kids *k)
         for (size_t n = 0; n < jv_len(v) && rc == 0; n++) {
             char sub[24];
             snprintf(sub, sizeof sub, "%zu", n);
-            if ((rc = scomp_sub(c, j, jv_at(v, n), j->res, lists[i].key, sub, &node)) == 0)
+            if ((rc = scomp_sub(c, j, jv_at(v, n), j->res, j->closed && lists[i].role != KID_ONE,
+                                lists[i].key, sub, &node)) == 0)
                 rc = scomp_kid(c, k, node, lists[i].role, 0);
         }
     }
@@ -370,10 +371,81 @@ static int combine(struct comp *c, const struct job *j, struct kids *k)
         const struct jv *v = jv_get(j->s, single[i].key);
         if (!v || (i >= 2 && !jv_get(j->s, "if")))
             continue;
-        if ((rc = scomp_sub(c, j, v, j->res, single[i].key, NULL, &node)) == 0)
+        if ((rc = scomp_sub(c, j, v, j->res, false, single[i].key, NULL, &node)) == 0)
             rc = scomp_kid(c, k, node, single[i].role, 0);
     }
     return rc;
+}
+
+/* Could the schema have something to say about members or items of a value? */
+static bool speaks(const struct jv *s)
+{
+    static const char *const keys[] = {"properties",
+                                       "patternProperties",
+                                       "additionalProperties",
+                                       "items",
+                                       "prefixItems",
+                                       "$ref",
+                                       "allOf",
+                                       "anyOf",
+                                       "oneOf",
+                                       "then",
+                                       "else",
+                                       "dependentSchemas",
+                                       "dependencies"};
+    for (size_t i = 0; i < NUM_COUNT(keys); i++)
+        if (jv_get(s, keys[i]))
+            return true;
+    return false;
+}
+
+static bool any_speaks(const struct jv *list)
+{
+    for (size_t i = 0; i < jv_len(list); i++)
+        if (speaks(jv_at(list, i)))
+            return true;
+    return false;
+}
+
+/* Several schemas that speak of one object can't all be closed: each would shut out what the
+ * others declare. Closing may only narrow, so conditions and negations stay as they are. */
+static void choose_closed(struct job *j)
+{
+    const struct jv *s = j->s, *all = jv_get(s, "allOf");
+    const struct jv *any = jv_get(s, "anyOf"), *one = jv_get(s, "oneOf");
+    unsigned n = 0;
+    n += jv_get(s, "properties") || jv_get(s, "patternProperties") ||
+         jv_get(s, "additionalProperties") || jv_get(s, "items") || jv_get(s, "prefixItems");
+    n += jv_get(s, "$ref") != NULL;
+    for (size_t i = 0; i < jv_len(all); i++)
+        n += speaks(jv_at(all, i));
+    n += any_speaks(any) + any_speaks(one);
+    n += speaks(jv_get(s, "then")) + speaks(jv_get(s, "else"));
+    n += jv_get(s, "dependentSchemas") != NULL;
+    if (n > 1)
+        j->closed = j->closed_subs = false;
+}
+
+/* oneOf stays open, for closing a branch could make a text fit only one. Beside it the branches
+ * are asked for once more, closed. */
+static int closed_branches(struct comp *c, const struct job *j, struct kids *k)
+{
+    const struct jv *one = jv_get(j->s, "oneOf");
+    struct kids branches = {0};
+    uint32_t node, any;
+    if (!j->closed || !any_speaks(one))
+        return 0;
+    int rc = scomp_node(c, &any);
+    for (size_t i = 0; i < jv_len(one) && rc == 0; i++) {
+        char sub[24];
+        snprintf(sub, sizeof sub, "%zu", i);
+        if ((rc = scomp_sub(c, j, jv_at(one, i), j->res, true, "oneOf", sub, &node)) == 0)
+            rc = scomp_kid(c, &branches, node, KID_ANY, 0);
+    }
+    if (rc == 0)
+        rc = scomp_store_kids(c, any, &branches);
+    free(branches.k);
+    return rc ? rc : scomp_kid(c, k, any, KID_ALL, 0);
 }
 
 static int compile_ref(struct comp *c, const struct job *j, struct kids *k)
@@ -385,11 +457,11 @@ static int compile_ref(struct comp *c, const struct job *j, struct kids *k)
     int rc = sref_follow(&c->ref, jv_str(v, ""), j->res, &target, &res, c->e);
     if (rc)
         return err_prefix(c->e, rc, "at #%.150s", scomp_path(c, j));
-    rc = scomp_sub(c, j, target, res, "$ref", NULL, &node);
+    rc = scomp_sub(c, j, target, res, j->closed, "$ref", NULL, &node);
     return rc ? rc : scomp_kid(c, k, node, KID_ALL, 0);
 }
 
-static int compile_job(struct comp *c, const struct job *j)
+static int compile_job(struct comp *c, struct job *j)
 {
     static const char *const unsupported[] = {"unevaluatedProperties",
                                               "unevaluatedItems",
@@ -402,6 +474,8 @@ static int compile_job(struct comp *c, const struct job *j)
     struct kids k = {0};
     uint32_t node = j->node, sub;
     int rc = 0;
+    if (j->closed && !(c->ref_alone && jv_get(j->s, "$ref")))
+        choose_closed(j);
     if (jv_get(j->s, "$ref") && c->ref_alone) {
         rc = compile_ref(c, j, &k);
     } else {
@@ -422,6 +496,8 @@ static int compile_job(struct comp *c, const struct job *j)
             rc = scomp_objects(c, j, node, &k);
         if (rc == 0)
             rc = combine(c, j, &k);
+        if (rc == 0)
+            rc = closed_branches(c, j, &k);
         if (rc == 0 && (v = jv_get(j->s, "enum")) != NULL) {
             if (!jv_is(v, JV_ARRAY) || jv_len(v) == 0)
                 rc = scomp_wrong(c, j, "enum", "is no list of values");
@@ -475,7 +551,7 @@ static int compile_all(struct comp *c, const struct jv *schema)
         rc = sref_open(&c->ref, schema, c->e);
     }
     if (rc == 0)
-        rc = scomp_sub(c, NULL, schema, 0, "", NULL, &c->g->root);
+        rc = scomp_sub(c, NULL, schema, 0, c->closed, "", NULL, &c->g->root);
     for (uint32_t i = 0; rc == 0 && i < c->n_job; i++) {
         struct job j = c->job[i]; /* the array may move */
         rc = compile_job(c, &j);
@@ -508,7 +584,7 @@ int sgram_compile(struct sgram **out, const struct jv *schema, const struct gram
         rc = err_set(e, Q_ENOMEM, "out of memory");
     } else {
         c.g->max_ws = opt && opt->max_ws ? NUM_MIN(opt->max_ws, 200U) : 20;
-        c.g->tight_ws = opt && opt->tight_ws;
+        c.g->tight = opt && opt->tight;
         rc = compile_all(&c, schema);
     }
     sref_close(&c.ref);

@@ -74,6 +74,7 @@ struct sobj {
     uint32_t *required, n_required;
     uint32_t *dep, n_dep; /* pairs: if the first is there, so is the second */
     uint32_t min, max;
+    bool in_order; /* names come in the order of their numbers, none that is required is left out */
 };
 struct sgram {
     struct snode *node;
@@ -87,7 +88,7 @@ struct sgram {
     uint32_t cap_node, cap_kid, cap_str, cap_num, cap_arr, cap_obj, cap_key_node;
     uint32_t root;
     unsigned max_ws;
-    bool tight_ws;
+    bool tight;
 };
 Q_MUST_CHECK int sgram_compile(struct sgram **out, const struct jv *schema,
                                const struct grammar_options *opt, struct err *e);

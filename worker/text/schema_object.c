@@ -255,7 +255,7 @@ static int dependencies(struct comp *c, const struct job *j, const char *key, st
             break;
         size_t n = jv_is(w, JV_ARRAY) || jv_is(w, JV_STRING) ? jv_len(w) : 0;
         if (jv_is(w, JV_OBJECT) || jv_is(w, JV_BOOL)) {
-            if ((rc = scomp_sub(c, j, w, j->res, key, jv_iter_key(it), &node)) == 0)
+            if ((rc = scomp_sub(c, j, w, j->res, false, key, jv_iter_key(it), &node)) == 0)
                 rc = scomp_kid(c, k, node, KID_DEP, from);
         } else if (!jv_is(w, JV_ARRAY)) {
             rc = scomp_refuse(c, j, key);
@@ -282,14 +282,15 @@ static int object_members(struct comp *c, const struct job *j, struct objdef *o)
     for (void *it = jv_iter(props); it && rc == 0; it = jv_next(props, it)) {
         const char *name = jv_iter_key(it);
         if ((rc = objdef_name(c, o, name, &id)) == 0)
-            rc = scomp_sub(c, j, jv_iter_value(it), j->res, "properties", name, &o->name_node[id]);
+            rc = scomp_sub(c, j, jv_iter_value(it), j->res, j->closed_subs, "properties", name,
+                           &o->name_node[id]);
     }
     for (void *it = jv_iter(pats); it && rc == 0; it = jv_next(pats, it)) {
         if ((rc = GROW(c, o->pat, o->n_pats, o->cap_pats)) == 0 &&
             (rc = GROW(c, o->pat_node, o->n_pats, o->cap_pat_nodes)) == 0) {
             o->pat[o->n_pats] = jv_iter_key(it);
-            rc = scomp_sub(c, j, jv_iter_value(it), j->res, "patternProperties", jv_iter_key(it),
-                           &o->pat_node[o->n_pats]);
+            rc = scomp_sub(c, j, jv_iter_value(it), j->res, j->closed_subs, "patternProperties",
+                           jv_iter_key(it), &o->pat_node[o->n_pats]);
             o->n_pats++;
         }
     }
@@ -310,6 +311,42 @@ static int object_members(struct comp *c, const struct job *j, struct objdef *o)
     return rc;
 }
 
+/* Only declared names; those that are required but not declared may be anything. */
+static void close_object(const struct job *j, struct objdef *o)
+{
+    if (!jv_get(j->s, "properties") || o->n_pats > 0 || o->min > o->n_names)
+        return;
+    o->other = NODE_FALSE;
+    for (uint32_t i = 0; i < o->n_required; i++)
+        if (o->name_node[o->required[i]] == GRAM_NONE)
+            o->name_node[o->required[i]] = NODE_TRUE;
+}
+
+/* Names come in the order in which they were declared, if that can't lead to a dead end: where
+ * one name may ask for another, the other must still be able to come. */
+static bool in_order(const struct job *j, const struct objdef *o)
+{
+    static const char *const asking[] = {"$ref",
+                                         "allOf",
+                                         "anyOf",
+                                         "oneOf",
+                                         "not",
+                                         "if",
+                                         "dependencies",
+                                         "dependentRequired",
+                                         "dependentSchemas",
+                                         "propertyNames",
+                                         "enum",
+                                         "const"};
+    if (!j->closed || o->other != NODE_FALSE || o->n_pats > 0 || o->n_dep > 0 ||
+        o->min > o->n_required || o->max < o->n_names)
+        return false;
+    for (size_t i = 0; i < NUM_COUNT(asking); i++)
+        if (jv_get(j->s, asking[i]))
+            return false;
+    return true;
+}
+
 int scomp_objects(struct comp *c, const struct job *j, uint32_t node, struct kids *k)
 {
     const struct jv *extra = jv_get(j->s, "additionalProperties");
@@ -322,9 +359,9 @@ int scomp_objects(struct comp *c, const struct job *j, uint32_t node, struct kid
     if (rc == 0)
         rc = object_members(c, j, &o);
     if (rc == 0 && extra)
-        rc = scomp_sub(c, j, extra, j->res, "additionalProperties", NULL, &o.other);
-    else if (c->closed && jv_get(j->s, "properties") && !jv_get(j->s, "patternProperties"))
-        o.other = NODE_FALSE;
+        rc = scomp_sub(c, j, extra, j->res, j->closed_subs, "additionalProperties", NULL, &o.other);
+    else if (rc == 0 && j->closed)
+        close_object(j, &o);
     if (rc == 0)
         rc = dependencies(c, j, "dependencies", &o, k);
     if (rc == 0)
@@ -333,6 +370,8 @@ int scomp_objects(struct comp *c, const struct job *j, uint32_t node, struct kid
         rc = dependencies(c, j, "dependentSchemas", &o, k);
     if (rc == 0 && (o.n_names || o.n_pats || o.other != NODE_TRUE || o.min || o.max != GRAM_NONE))
         rc = scomp_object(c, j, node, &o);
+    if (rc == 0 && c->g->node[node].obj != GRAM_NONE)
+        c->g->obj[c->g->node[node].obj].in_order = in_order(j, &o);
     objdef_fini(&o);
     return rc;
 }

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#define TIGHT_DIGITS 32U /* bytes of a number that a model writes */
+
 /* ---- strings ---- */
 
 /* The next character lies in lo..hi; `whole`: it is lo. */
@@ -180,7 +182,10 @@ static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     struct frame *f = srun_frame(st, st->top);
     bool changed = false;
-    if (st->numlen >= SNUM_DIGITS)
+    if (st->numlen >= (g->tight ? TIGHT_DIGITS : SNUM_DIGITS))
+        return false;
+    /* What must be followed by a digit needs room for it. */
+    if (st->numlen + 2U >= (g->tight ? TIGHT_DIGITS : SNUM_DIGITS) && !number_ends(st->numphase))
         return false;
     st->num[st->numlen++] = (char)b;
     for (uint32_t i = 0; i < f->n_slots; i++) {
@@ -272,16 +277,16 @@ static bool may_close(const struct sgram *g, const struct sstate *st)
 }
 
 /* Behind a value white space leads to a closing bracket only, so it needs one that fits. With
- * tight_ws a run is one space or a line break and indentation. */
+ * tight a run is one space or a line break and indentation. */
 static bool space_step(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     if (st->depth + (st->lex != LX_VALUE) + st->first <= 1 || st->lex == LX_COLON)
         return false; /* not before the text, and not before ':' */
     if (st->ws >= g->max_ws || (st->lex == LX_AFTER && st->ws == 0 && !may_close(g, st)))
         return false;
-    if (!g->tight_ws || st->ws > 0) {
+    if (!g->tight || st->ws > 0) {
         st->ws++;
-        return !g->tight_ws || b == ' ' || b == '\t';
+        return !g->tight || b == ' ' || b == '\t';
     }
     st->ws = b == ' ' ? (uint8_t)g->max_ws : 1;
     struct frame *f = srun_frame(st, st->top);

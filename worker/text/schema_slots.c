@@ -279,6 +279,25 @@ bool srun_end(const struct sgram *g, struct sstate *st, uint64_t h)
 }
 
 /* ---- objects and arrays ---- */
+/* Objects in order: the last name that may come now, the first that is required. */
+static uint32_t last_name(const struct sobj *o, const struct slot *s)
+{
+    uint32_t last = o->n_names;
+    for (uint32_t i = 0; i < o->n_required; i++)
+        if (o->required[i] >= s->aux && o->required[i] < last)
+            last = o->required[i];
+    return last;
+}
+
+static uint64_t bits_from_to(uint32_t word, uint32_t from, uint32_t last)
+{
+    uint32_t lo = word * 64, hi = lo + 63;
+    if (from > hi || last < lo)
+        return 0;
+    uint64_t w = from > lo ? ~0ULL << (from - lo) : ~0ULL;
+    return last < hi ? w & ~0ULL >> (hi - last) : w;
+}
+
 bool srun_key_lives(const struct sstate *st, const struct sobj *o, const struct slot *s)
 {
     if (s->q == 0)
@@ -286,8 +305,9 @@ bool srun_key_lives(const struct sstate *st, const struct sobj *o, const struct 
     if (o->other[s->q])
         return true;
     const uint64_t *reach = o->reach + (size_t)s->q * o->words, *seen = seen_of(st, s);
+    uint32_t last = o->in_order ? last_name(o, s) : 0;
     for (uint32_t i = 0; i < o->words; i++)
-        if (reach[i] & ~seen[i])
+        if (reach[i] & ~seen[i] & (o->in_order ? bits_from_to(i, s->aux, last) : ~0ULL))
             return true;
     return false;
 }
@@ -322,6 +342,11 @@ bool srun_key_end(const struct sgram *g, struct sstate *st)
         uint32_t acc = o->d->accept[s->q], missing = 0;
         if (acc && o->key[acc - 1].name != GRAM_NONE) {
             uint32_t name = o->key[acc - 1].name;
+            if (o->in_order) {
+                if (name < s->aux || name > last_name(o, s))
+                    s->v = V_FALSE;
+                s->aux = name + 1;
+            }
             seen_of(st, s)[name / 64] |= 1ULL << (name % 64);
         }
         if (o->max != GRAM_NONE)

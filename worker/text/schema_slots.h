@@ -33,7 +33,7 @@ struct root {
 };
 struct slot {
     uint32_t node, q;
-    uint32_t aux;  /* arrays: items that match `contains` */
+    uint32_t aux;  /* arrays: items that match `contains`; objects in order: the next name */
     uint32_t seen; /* objects: offset of the bits */
     uint8_t v;
 };
