@@ -13,6 +13,7 @@
 #define MIN_Z   (-32.0f)
 #define BUCKETS 512 /* of z, for top-p */
 #define SEEN    UINT32_C(0x80000000)
+#define BLOCK   64 /* tokens that are skipped together when none of them can come */
 
 struct sampler {
     uint32_t n_vocab;
@@ -22,6 +23,8 @@ struct sampler {
     float *z;       /* their scaled logits, the best is 0 */
     float *p;       /* exp(z) */
     uint64_t *heap; /* order keys */
+    float *best;    /* the largest logit of each block of BLOCK tokens; NaN does not count */
+    double *mass;   /* of each block */
 };
 
 int sampler_check(const struct sampler_params *p, uint32_t n_vocab, struct err *e)
@@ -52,6 +55,17 @@ int sampler_check(const struct sampler_params *p, uint32_t n_vocab, struct err *
     return 0;
 }
 
+static uint32_t blocks_of(uint32_t n_vocab)
+{
+    return n_vocab / BLOCK + (n_vocab % BLOCK != 0);
+}
+
+static uint32_t block_end(const struct sampler *s, uint32_t block)
+{
+    uint32_t left = s->n_vocab - block * BLOCK;
+    return block * BLOCK + (left < BLOCK ? left : BLOCK);
+}
+
 int sampler_open(struct sampler **out, uint32_t n_vocab, struct err *e)
 {
     *out = NULL;
@@ -65,7 +79,9 @@ int sampler_open(struct sampler **out, uint32_t n_vocab, struct err *e)
     s->z = calloc(n_vocab, sizeof(*s->z));
     s->p = calloc(n_vocab, sizeof(*s->p));
     s->heap = calloc(n_vocab, sizeof(*s->heap));
-    if (!s->logits || !s->mark || !s->id || !s->z || !s->p || !s->heap)
+    s->best = calloc(blocks_of(n_vocab), sizeof(*s->best));
+    s->mass = calloc(blocks_of(n_vocab), sizeof(*s->mass));
+    if (!s->logits || !s->mark || !s->id || !s->z || !s->p || !s->heap || !s->best || !s->mass)
         goto fail;
     *out = s;
     return 0;
@@ -84,6 +100,8 @@ void sampler_close(struct sampler *s)
     free(s->z);
     free(s->p);
     free(s->heap);
+    free(s->best);
+    free(s->mass);
     free(s);
 }
 
@@ -324,16 +342,16 @@ static uint32_t bucket_of(float z)
     return b < BUCKETS ? b : BUCKETS - 1;
 }
 
-/* The smallest set of best candidates whose mass reaches top_p. Buckets by z say where the
+/* The smallest set of best candidates whose mass reaches target. Buckets by z say where the
  * border lies; only the candidates of that bucket are put in order. */
-static uint32_t filter_top_p(struct sampler *s, uint32_t n, double top_p, double total)
+static uint32_t filter_top_p(struct sampler *s, uint32_t n, double target)
 {
-    if (top_p >= 1 || n == 1)
+    if (n == 1)
         return n;
     double mass[BUCKETS] = {0};
     for (uint32_t i = 0; i < n; i++)
         mass[bucket_of(s->z[i])] += (double)s->p[i];
-    double target = top_p * total, sum = 0;
+    double sum = 0;
     uint32_t border = 0;
     while (border < BUCKETS && sum + mass[border] < target)
         sum += mass[border++];
@@ -355,11 +373,152 @@ static uint32_t filter_top_p(struct sampler *s, uint32_t n, double top_p, double
     return keep_from(s, n, last);
 }
 
+/* The largest logit of every block, and of all. */
+static float block_maxima(struct sampler *s, const float *logits)
+{
+    float m = -INFINITY;
+    for (uint32_t b = 0; b < blocks_of(s->n_vocab); b++) {
+        s->best[b] = max_of(logits + b * BLOCK, block_end(s, b) - b * BLOCK);
+        m = s->best[b] > m ? s->best[b] : m;
+    }
+    return m;
+}
+
+/* Logits as the exponents z = (logit - max) / temperature; what lies below min_z never comes. */
+struct view {
+    const float *logits;
+    float max, inv_t, min_z;
+};
+
+static float z_of(const struct view *v, float logit)
+{
+    return (logit - v->max) * v->inv_t;
+}
+
+/* Candidates from z = least on, in order of id. */
+static uint32_t gather(struct sampler *s, const struct view *v, float least)
+{
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < blocks_of(s->n_vocab); b++) {
+        if (!(z_of(v, s->best[b]) >= least))
+            continue;
+        for (uint32_t i = b * BLOCK; i < block_end(s, b); i++) {
+            float z = z_of(v, v->logits[i]);
+            s->z[n] = z;
+            s->id[n] = i;
+            n += z >= least; /* false for NaN */
+        }
+    }
+    return n;
+}
+
+/* No z below it is among the k best: so many blocks have one that is as good. */
+static float top_k_least(struct sampler *s, const struct view *v, uint32_t k)
+{
+    uint32_t n = blocks_of(s->n_vocab);
+    if (k > n)
+        return v->min_z;
+    for (uint32_t b = 0; b < k; b++)
+        s->heap[b] = order_key(s->best[b], b);
+    heapify(s->heap, k);
+    for (uint32_t b = k; b < n; b++) {
+        uint64_t key = order_key(s->best[b], b);
+        if (key > s->heap[0]) {
+            s->heap[0] = key;
+            sift_down(s->heap, k, 0);
+        }
+    }
+    float z = z_of(v, key_z(s->heap[0]));
+    return z > v->min_z ? z : v->min_z;
+}
+
+/* The mass of every block, added in lanes that the compiler makes vectors of, and of all. */
+static double all_masses(struct sampler *s, const struct view *v)
+{
+    enum { LANES = 8 };
+    double total = 0;
+    for (uint32_t b = 0; b < blocks_of(s->n_vocab); b++) {
+        double sum[LANES] = {0};
+        s->mass[b] = 0;
+        if (!(z_of(v, s->best[b]) >= v->min_z))
+            continue;
+        uint32_t i = b * BLOCK, end = block_end(s, b);
+        for (; i + LANES <= end; i += LANES)
+            for (uint32_t k = 0; k < LANES; k++) {
+                float z = z_of(v, v->logits[i + k]);
+                float e = exp_neg(z >= v->min_z ? z : MIN_Z);
+                sum[k] += (double)(z >= v->min_z ? e : 0.0f);
+            }
+        for (uint32_t k = 0; i < end; i++, k++) {
+            float z = z_of(v, v->logits[i]);
+            sum[k] += z >= v->min_z ? (double)exp_neg(z) : 0;
+        }
+        for (uint32_t k = 0; k < LANES; k++)
+            s->mass[b] += sum[k];
+        total += s->mass[b];
+    }
+    return total;
+}
+
+/* The token at x of the mass of all, by blocks first. */
+static uint32_t draw_from_all(const struct sampler *s, const struct view *v, double x)
+{
+    uint32_t b = 0, last = 0;
+    for (; b < blocks_of(s->n_vocab); b++) {
+        if (!(s->mass[b] > 0))
+            continue;
+        last = b;
+        if (x < s->mass[b])
+            break;
+        x -= s->mass[b];
+    }
+    uint32_t token = 0;
+    for (uint32_t i = last * BLOCK; i < block_end(s, last); i++) {
+        float z = z_of(v, v->logits[i]);
+        if (!(z >= v->min_z))
+            continue;
+        token = i;
+        x -= (double)exp_neg(z);
+        if (x < 0)
+            break;
+    }
+    return token; /* the last one when rounding ate the last bit of mass */
+}
+
+/* What top-k and top-p leave, with p filled: how many, and their mass. */
+static uint32_t filter(struct sampler *s, const struct sampler_params *p, const struct view *v,
+                       double *total)
+{
+    uint32_t n;
+    double target;
+    if (p->top_k > 0 && p->top_k < s->n_vocab) {
+        n = filter_top_k(s, gather(s, v, top_k_least(s, v, p->top_k)), p->top_k);
+        *total = fill_probs(s, n);
+        if (p->top_p >= 1)
+            return n;
+        target = p->top_p * *total;
+    } else {
+        /* The best candidates mostly have the mass that is asked for: look there first. */
+        target = p->top_p * all_masses(s, v);
+        for (float least = -4;; least *= 2) {
+            least = least > v->min_z ? least : v->min_z;
+            n = gather(s, v, least);
+            *total = fill_probs(s, n);
+            if (*total >= target || least <= v->min_z)
+                break;
+        }
+    }
+    uint32_t kept = filter_top_p(s, n, target);
+    if (kept != n)
+        *total = fill_probs(s, kept);
+    return kept;
+}
+
 uint32_t sampler_pick(struct sampler *s, const struct sampler_params *p,
                       const struct sampler_input *in)
 {
     const float *logits = adjust(s, p, in);
-    float m = max_of(logits, s->n_vocab);
+    float m = block_maxima(s, logits);
     if (!(m > -INFINITY)) {
         /* Everything is banned: the ban cannot be kept, the raw order can. */
         if (in->allowed)
@@ -369,27 +528,16 @@ uint32_t sampler_pick(struct sampler *s, const struct sampler_params *p,
     if (p->temperature < MIN_TEMPERATURE || !(m < INFINITY))
         return argmax(logits, s->n_vocab, m);
 
-    float inv_t = (float)(1 / p->temperature);
-    float min_z = MIN_Z;
+    struct view v = {logits, m, (float)(1 / p->temperature), MIN_Z};
     if (p->min_p > 0) {
         float z = (float)log(p->min_p);
-        min_z = z > MIN_Z ? z : MIN_Z;
+        v.min_z = z > MIN_Z ? z : MIN_Z;
     }
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++) {
-        float z = (logits[i] - m) * inv_t;
-        s->z[n] = z;
-        s->id[n] = i;
-        n += z >= min_z; /* false for NaN */
-    }
-    n = filter_top_k(s, n, p->top_k);
-    double total = fill_probs(s, n);
-    uint32_t kept = filter_top_p(s, n, p->top_p, total);
-    if (kept != n) {
-        n = kept;
-        total = fill_probs(s, n);
-    }
-    double x = sampler_uniform(p->seed, in->choice, in->position) * total;
+    double u = sampler_uniform(p->seed, in->choice, in->position), total;
+    if ((p->top_k == 0 || p->top_k >= s->n_vocab) && p->top_p >= 1)
+        return draw_from_all(s, &v, u * all_masses(s, &v));
+    uint32_t n = filter(s, p, &v, &total);
+    double x = u * total;
     for (uint32_t i = 0; i < n; i++) {
         x -= (double)s->p[i];
         if (x < 0)
