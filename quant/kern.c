@@ -11,7 +11,6 @@
 
 static struct kern_rows tables[KERN_LEVELS];
 static struct kern levels[KERN_LEVELS];
-size_t kern_ahead_bytes;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static size_t act_bytes_f32(uint32_t cols)
@@ -39,6 +38,13 @@ void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t
         .act_format = act_format,
         .panel_mul = mul,
     };
+}
+
+void kern_rows_set_pair(struct kern_rows *rows, enum qtype type, uint32_t pair_tokens,
+                        kern_pair_mul_fn *mul)
+{
+    rows->by_type[type].pair_mul = mul;
+    rows->by_type[type].pair_tokens = pair_tokens;
 }
 
 static const struct kern_type *find_in(enum kern_level level, enum qtype type)
@@ -76,7 +82,6 @@ static void init(void)
     static const struct kern_type *(*const find[KERN_LEVELS])(enum qtype type) = {
         find_ref, find_avx2, find_avx512, find_neon};
     detected = kern_cpu_level();
-    kern_ahead_bytes = kern_cpu_by_intel() ? 6144 : 0;
     for (unsigned i = 0; i < kern_isa_count; i++) {
         const struct kern_isa *isa = &kern_isas[i];
         for (unsigned weaker = 0; weaker <= i; weaker++)
@@ -164,6 +169,25 @@ void kern_mat_pack(const struct kern_mat *m, const void *src, uint32_t from, uin
                    rows_in(m, p), m->cols, (char *)dst + p * m->panel_bytes);
 }
 
+void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
+                     uint32_t n_tokens, float *out, size_t ld_out)
+{
+    const struct kern_type *k = m->k;
+    const unsigned char *at = m->data + from * m->panel_bytes;
+    bool pairs = k->pair_mul && n_tokens >= k->pair_tokens;
+    for (uint32_t p = from; p < to;) {
+        uint32_t n = pairs && p + 1 < to ? 2 : 1;
+        uint32_t n_rows = NUM_MIN(n * k->panel_rows, m->rows - p * k->panel_rows);
+        if (pairs)
+            k->pair_mul(at, m->panel_bytes, m->cols, n_rows, acts, n_tokens, out, ld_out);
+        else
+            k->panel_mul(at, m->cols, n_rows, acts, n_tokens, out, ld_out);
+        p += n;
+        at += n * m->panel_bytes;
+        out += n * k->panel_rows;
+    }
+}
+
 void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                   uint32_t n_tokens, float *out, size_t ld_out)
 {
@@ -176,8 +200,6 @@ void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const vo
     for (uint32_t t = 0; t < n_tokens; t += chunk) {
         uint32_t n = NUM_MIN(chunk, n_tokens - t);
         const char *a = (const char *)acts + t * act_bytes;
-        for (uint32_t p = from; p < to; p++)
-            k->panel_mul(m->data + p * m->panel_bytes, m->cols, rows_in(m, p), a, n,
-                         out + t * ld_out + (size_t)p * k->panel_rows, ld_out);
+        kern_panels_mul(m, from, to, a, n, out + t * ld_out + (size_t)from * k->panel_rows, ld_out);
     }
 }

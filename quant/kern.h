@@ -53,6 +53,11 @@ struct kern_type {
      * acts are act_bytes(cols) apart. */
     void (*panel_mul)(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,
                       uint32_t n_tokens, float *out, size_t ld_out);
+    /* The same for one panel or two neighbours, n_rows counting the rows of both; preferred from
+     * pair_tokens tokens on. NULL: this level has none. */
+    void (*pair_mul)(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
+                     const void *acts, uint32_t n_tokens, float *out, size_t ld_out);
+    uint32_t pair_tokens;
 };
 
 /* Vector operations on f32, same rule of sameness. n may be anything, pointers unaligned. */
@@ -95,11 +100,18 @@ const struct kern *kern_at_level(enum kern_level level);
 /* Set up m for a matrix (data stays NULL). Q_EUNSUPPORTED if the type has no kernel. */
 Q_MUST_CHECK int kern_mat_init(struct kern_mat *m, const struct kern *k, enum qtype type,
                                uint32_t rows, uint32_t cols, struct err *e);
+/* Try on a packed matrix of 8 MB or more how its kind is best read from memory; the first call of
+ * a process decides, in 1 to 2 ms. No result depends on it. */
+void kern_tune(const struct kern_mat *m);
 size_t kern_mat_bytes(const struct kern_mat *m);
 /* Pack panels [from, to) of file rows at src into dst (kern_mat_bytes large): threads share it. */
 void kern_mat_pack(const struct kern_mat *m, const void *src, uint32_t from, uint32_t to,
                    void *dst);
-/* out[t * ld_out + r] for all rows r of panels [from, to). */
+/* out[t * ld_out + r] for the rows r of panels [from, to), counted from the first of them. The
+ * caller keeps n_tokens * act_bytes within its second-level cache. */
+void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
+                     uint32_t n_tokens, float *out, size_t ld_out);
+/* out[t * ld_out + r] for all rows r of panels [from, to), however many tokens. */
 void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                   uint32_t n_tokens, float *out, size_t ld_out);
 

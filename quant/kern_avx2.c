@@ -4,58 +4,9 @@
  * Codes times activations are added in 16 bits without saturation: a product pair is at most
  * 2 * 127 * code, so 8 pairs of 4-bit codes (30,480), 4 of 5-bit (31,496) and 2 of 6-bit ones
  * (32,004) fit. 8-bit codes are taken as two nibbles. Arithmetic: kern_impl.h. */
-#include "quant/kern_impl.h"
-#include "quant/simd.h"
+#include "quant/kern_prim_avx2.h"
 
-#include <immintrin.h>
-#include <string.h>
-
-enum { R = 8, MAX_TILE = 4 };
-
-INLINE __m256 load_half(const uint8_t *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
-
-INLINE __m256 load_u8(const uint8_t *p)
-{
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-INLINE __m256 load_i8(const uint8_t *p)
-{
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-INLINE __m256i load_codes(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-INLINE __m256i bcast4(const int8_t *p)
-{
-    int v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
-
-#define vi_load               load_codes
-#define vi_and                _mm256_and_si256
-#define vi_and_or(a, mask, c) _mm256_or_si256(_mm256_and_si256(a, mask), c)
-#define vi_shl16              _mm256_slli_epi16
-#define vi_shr16              _mm256_srli_epi16
-#define vi_sra32              _mm256_srai_epi32
-#define vi_set8               _mm256_set1_epi8
-#define vi_set32              _mm256_set1_epi32
-#define vi_table              _mm256_broadcastsi128_si256
-#define vi_lookup             _mm256_shuffle_epi8
-#define vf_set                _mm256_set1_ps
-#define vf_mul                _mm256_mul_ps
-typedef __m256 vf;
-typedef __m256i vi;
-#include "quant/kern_simd.h"
+enum { MAX_TILE = 4 };
 
 INLINE __m256i dot2(__m256i lo, __m256i hi, const int8_t *q)
 {
@@ -113,25 +64,13 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
 {
     __m256i sum[MAX_TILE];
     __m256 v[MAX_TILE];
+    const __m256 less = vf_mul(w->scale[0], vf_set(-KERN_MAGIC_F));
     int_dots(s, low, a, b, tile, halves(s) ? 0 : 2, sum);
-    UNROLL for (unsigned t = 0; t < tile; t++) v[t] =
-        _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]), w->scale[0]);
-    if (halves(s)) {
+    UNROLL for (unsigned t = 0; t < tile; t++) v[t] = scaled(sum[t], w->scale[0], less);
+    if (halves(s))
         int_dots(s, low, a, b, tile, 1, sum);
-        UNROLL for (unsigned t = 0; t < tile; t++) v[t] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), w->scale[1], v[t]);
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++)
-    {
-        const struct kern_act *x = &a[t][b];
-        if (s.scales == KERN_DM || s.scales == KERN_KDM)
-            v[t] = _mm256_fmadd_ps(w->min[0], _mm256_set1_ps(x->sum), v[t]);
-        if (s.scales == KERN_K16M) {
-            v[t] = _mm256_fmadd_ps(w->min[0], _mm256_set1_ps((float)x->x32[0]), v[t]);
-            v[t] = _mm256_fmadd_ps(w->min[1], _mm256_set1_ps((float)x->x32[1]), v[t]);
-        }
-        acc[t] = _mm256_fmadd_ps(v[t], _mm256_set1_ps(x->d), acc[t]);
-    }
+    UNROLL for (unsigned t = 0; t < tile; t++) acc[t] =
+        finish_block(s, w->scale[1], w->min[0], w->min[1], &a[t][b], v[t], sum[t], acc[t]);
 }
 
 INLINE void store_rows(float *out, __m256 v, uint32_t n_rows)
@@ -145,21 +84,13 @@ INLINE void store_rows(float *out, __m256 v, uint32_t n_rows)
     memcpy(out, t, n_rows * sizeof *out);
 }
 
-/* Ask for the n bytes that lie kern_ahead_bytes after p. Past the end of the matrix this is a
- * wasted request, no fault. */
-INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
-{
-    for (size_t i = 0; i < n; i += 64)
-        _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
-}
-
 INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
                        const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
 {
     const uint32_t super = kern_super_cols(&s);
     const size_t scale_bytes = kern_scale_bytes(&s, R);
     const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
-    const size_t ahead = kern_ahead_bytes;
+    const size_t ahead = kern_ahead();
     const bool few = tile <= 2; /* more tokens: arithmetic decides */
     const struct kern_act *a[MAX_TILE];
     __m256 acc[MAX_TILE];
@@ -202,7 +133,7 @@ INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uin
     const size_t stride = (cols + 15u) & ~(size_t)15;
     __m256 even[MAX_TILE], odd[MAX_TILE];
     UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm256_setzero_ps();
-    const size_t ahead = kern_ahead_bytes, pair = 2 * R * (type == QT_F32 ? 4u : 2u);
+    const size_t ahead = kern_ahead(), pair = 2 * R * (type == QT_F32 ? 4u : 2u);
     size_t c = 0;
     for (; c + 2 <= cols; c += 2) {
         if (tile <= 2 && ahead)
@@ -312,16 +243,8 @@ static void act_q8(const float *x, uint32_t cols, void *act)
             __m128i q = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
             _mm_store_si128((__m128i *)(void *)(a->q + 16 * k), q);
         }
-        int all = sum[0] + sum[1];
-        a->d = tiny ? 0 : amax / 127.0f;
-        a->sum = (float)all;
-        a->x8 = -8 * all;
-        a->x16 = -16 * all;
-        a->x128 = -128 * all;
-        a->x32[0] = -32 * sum[0];
-        a->x32[1] = -32 * sum[1];
-        a->zero = 0;
+        kern_act_set(a, amax, sum[0], sum[1]);
     }
 }
 
-KERN_DEFINE_ROWS(kern_rows_avx2)
+KERN_DEFINE_ROWS_AND(kern_rows_avx2, if (kern_cpu_avxvnni()) kern_pairs_avxvnni(rows);)

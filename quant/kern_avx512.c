@@ -5,9 +5,11 @@
 #include "quant/simd.h"
 
 #include <immintrin.h>
+#include <stdalign.h>
+#include <stddef.h>
 #include <string.h>
 
-enum { R = 16, MAX_TILE = 8 };
+enum { R = 16, MAX_TILE = 4, PLAIN_TILE = 8 };
 
 INLINE __m512 load_half(const uint8_t *p)
 {
@@ -39,15 +41,28 @@ INLINE __m512i bcast4(const int8_t *p)
 #define vi_shl16              _mm512_slli_epi16
 #define vi_shr16              _mm512_srli_epi16
 #define vi_sra32              _mm512_srai_epi32
+#define vi_add32              _mm512_add_epi32
+#define vi_sub32              _mm512_sub_epi32
 #define vi_set8               _mm512_set1_epi8
 #define vi_set32              _mm512_set1_epi32
 #define vi_table              _mm512_broadcast_i32x4
 #define vi_lookup             _mm512_shuffle_epi8
 #define vf_set                _mm512_set1_ps
 #define vf_mul                _mm512_mul_ps
+#define vf_sub                _mm512_sub_ps
+#define vf_fma                _mm512_fmadd_ps
+#define vf_of                 _mm512_castsi512_ps
 typedef __m512 vf;
 typedef __m512i vi;
 #include "quant/kern_simd.h"
+
+/* Ask for the n bytes that lie kern_ahead_bytes after p. Past the end of the matrix this is a
+ * wasted request, no fault. */
+INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64)
+        _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
+}
 
 /* 32 columns for `tile` tokens whose blocks are a[t][b]. */
 INLINE void block_mul(const struct kern_shape s, const struct scales *w, const uint8_t *low,
@@ -55,6 +70,7 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
 {
     __m512i sum[MAX_TILE];
     __m512 part[MAX_TILE];
+    const __m512 less = vf_mul(w->scale[0], vf_set(-KERN_MAGIC_F));
     UNROLL for (unsigned t = 0; t < tile; t++) sum[t] = start_sum(s, &a[t][b], 0);
     UNROLL for (unsigned g = 0; g < 4; g++)
     {
@@ -63,7 +79,7 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
         if (g == 2 && halves(s)) {
             UNROLL for (unsigned t = 0; t < tile; t++)
             {
-                part[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), w->scale[0]);
+                part[t] = scaled(sum[t], w->scale[0], less);
                 sum[t] = start_sum(s, &a[t][b], 1);
             }
         }
@@ -75,25 +91,9 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
     }
     UNROLL for (unsigned t = 0; t < tile; t++)
     {
-        const struct kern_act *x = &a[t][b];
-        __m512 v = _mm512_cvtepi32_ps(sum[t]);
-        v = halves(s) ? _mm512_fmadd_ps(v, w->scale[1], part[t]) : _mm512_mul_ps(v, w->scale[0]);
-        if (s.scales == KERN_DM || s.scales == KERN_KDM)
-            v = _mm512_fmadd_ps(w->min[0], _mm512_set1_ps(x->sum), v);
-        if (s.scales == KERN_K16M) {
-            v = _mm512_fmadd_ps(w->min[0], _mm512_cvtepi32_ps(_mm512_set1_epi32(x->x32[0])), v);
-            v = _mm512_fmadd_ps(w->min[1], _mm512_cvtepi32_ps(_mm512_set1_epi32(x->x32[1])), v);
-        }
-        acc[t] = _mm512_fmadd_ps(v, _mm512_set1_ps(x->d), acc[t]);
+        __m512 v = halves(s) ? part[t] : scaled(sum[t], w->scale[0], less);
+        acc[t] = finish_block(s, w->scale[1], w->min[0], w->min[1], &a[t][b], v, sum[t], acc[t]);
     }
-}
-
-/* Ask for the n bytes that lie kern_ahead_bytes after p. Past the end of the matrix this is a
- * wasted request, no fault. */
-INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
-{
-    for (size_t i = 0; i < n; i += 64)
-        _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
 }
 
 INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, __mmask16 rows,
@@ -102,8 +102,7 @@ INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t col
     const uint32_t super = kern_super_cols(&s);
     const size_t scale_bytes = kern_scale_bytes(&s, R);
     const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
-    const size_t ahead = kern_ahead_bytes;
-    const bool few = tile <= 4; /* more tokens: arithmetic decides */
+    const size_t ahead = kern_ahead();
     const struct kern_act *a[MAX_TILE];
     __m512 acc[MAX_TILE];
     UNROLL for (unsigned t = 0; t < tile; t++)
@@ -120,7 +119,7 @@ INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t col
             p += kern_head_bytes(&s, R);
         }
         for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
-            if (few && ahead)
+            if (ahead)
                 ask_ahead(p, ahead, block_bytes);
             struct scales w = load_scales(s, d, dmin, p);
             block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
@@ -129,6 +128,26 @@ INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t col
     UNROLL for (unsigned t = 0; t < tile; t++)
         _mm512_mask_storeu_ps(out + t * ld_out, rows, acc[t]);
 }
+
+INLINE __m512 rows_load(const float *p, uint32_t n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+
+INLINE void rows_store(float *p, __m512 v, uint32_t n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+}
+
+#define vi_dot      _mm512_dpbusd_epi32
+#define vi_store    _mm512_store_si512
+#define vf_zero     _mm512_setzero_ps
+#define vf_load     _mm512_load_ps
+#define vf_store    _mm512_store_ps
+#define TILE        8
+#define GEMM_TOKENS 3
+#define ASK_HINT    _MM_HINT_T1
+#include "quant/kern_gemm.h"
 
 INLINE __m512 load_plain(enum qtype type, const uint8_t *panel, size_t c)
 {
@@ -144,9 +163,9 @@ INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, __m
                        const float *acts, unsigned tile, float *out, size_t ld_out)
 {
     const size_t stride = (cols + 15u) & ~(size_t)15;
-    __m512 even[MAX_TILE], odd[MAX_TILE];
+    __m512 even[PLAIN_TILE], odd[PLAIN_TILE];
     UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm512_setzero_ps();
-    const size_t ahead = kern_ahead_bytes, pair = 2 * R * (type == QT_F32 ? 4u : 2u);
+    const size_t ahead = kern_ahead(), pair = 2 * R * (type == QT_F32 ? 4u : 2u);
     size_t c = 0;
     for (; c + 2 <= cols; c += 2) {
         if (tile <= 4 && ahead)
@@ -168,22 +187,14 @@ INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, __m
         _mm512_mask_storeu_ps(out + t * ld_out, rows, _mm512_add_ps(even[t], odd[t]));
 }
 
-static unsigned tile_of(uint32_t n_tokens)
-{
-    return n_tokens >= 8 ? 8 : n_tokens >= 4 ? 4 : n_tokens;
-}
-
 /* Largest tiles first; the tile never changes a result. */
 INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
                       const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
 {
     const __mmask16 rows = (__mmask16)((1u << n_rows) - 1);
     while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
+        unsigned tile = n_tokens < MAX_TILE ? n_tokens : MAX_TILE;
         switch (tile) {
-        case 8:
-            shape_tile(s, panel, cols, rows, a, 8, out, ld_out);
-            break;
         case 4:
             shape_tile(s, panel, cols, rows, a, 4, out, ld_out);
             break;
@@ -208,7 +219,7 @@ INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_
 {
     const __mmask16 rows = (__mmask16)((1u << n_rows) - 1);
     while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
+        unsigned tile = n_tokens >= 8 ? 8 : n_tokens >= 4 ? 4 : n_tokens;
         switch (tile) {
         case 8:
             plain_tile(type, panel, cols, rows, a, 8, out, ld_out);
@@ -257,16 +268,8 @@ static void act_q8(const float *x, uint32_t cols, void *act)
         int sum0 = _mm512_reduce_add_epi32(q0), sum1 = _mm512_reduce_add_epi32(q1);
         _mm_store_si128((__m128i *)(void *)a->q, _mm512_cvtepi32_epi8(q0));
         _mm_store_si128((__m128i *)(void *)(a->q + 16), _mm512_cvtepi32_epi8(q1));
-        int all = sum0 + sum1;
-        a->d = tiny ? 0 : amax / 127.0f;
-        a->sum = (float)all;
-        a->x8 = -8 * all;
-        a->x16 = -16 * all;
-        a->x128 = -128 * all;
-        a->x32[0] = -32 * sum0;
-        a->x32[1] = -32 * sum1;
-        a->zero = 0;
+        kern_act_set(a, amax, sum0, sum1);
     }
 }
 
-KERN_DEFINE_ROWS(kern_rows_avx512)
+KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_PAIR_ROW))

@@ -41,11 +41,10 @@ enum kern_level kern_cpu_level(void)
     return KERN_AVX512;
 }
 
-bool kern_cpu_by_intel(void)
+bool kern_cpu_avxvnni(void)
 {
-    unsigned a = 0, b = 0, c = 0, d = 0; /* gcc at -O1 does not see that they are set */
-    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && d == signature_INTEL_edx &&
-           c == signature_INTEL_ecx;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return kern_cpu_level() >= KERN_AVX2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
 }
 
 #else
@@ -78,10 +77,5 @@ enum kern_level kern_cpu_level(void)
 }
 
 #endif
-
-bool kern_cpu_by_intel(void)
-{
-    return false;
-}
 
 #endif

@@ -38,6 +38,8 @@
 
 #include "quant/kern.h"
 
+#include <stdatomic.h>
+
 enum kern_scales { KERN_D, KERN_DM, KERN_KDM, KERN_K32, KERN_K16, KERN_K16M };
 
 /* One quantised type. offset: what the code of zero is (0, 4, 8, 16, 32, 128). */
@@ -69,19 +71,39 @@ struct kern_shape {
 
 enum kern_act_format { KERN_ACT_F32 = 1, KERN_ACT_Q8 = 2 };
 
-/* 32 activations: x = d * q. The multiples of the sum of q start the integer sums of types
- * with an offset. One cache line. */
+/* Integer sums start at this, which read as a float is KERN_MAGIC_F: then any sum i below 2^22 in
+ * size, read as a float, is exactly KERN_MAGIC_F + i, and no level converts integers one by one.
+ * fma(that, scale, -KERN_MAGIC_F * scale) is f32(i) * scale rounded once, since magic times scale
+ * is exact: a scale has at most 19 significant bits. */
+#define KERN_MAGIC   0x4b400000
+#define KERN_MAGIC_F 12582912.0f
+
+/* 32 activations: x = d * q. What the integer sums of types with an offset start at: KERN_MAGIC
+ * minus the offset times the sum of q. One cache line. */
 struct kern_act {
     int8_t q[32];
     float d;
     float sum;
-    int32_t x8, x16, x128; /* -8, -16, -128 times the sum */
-    int32_t x32[2];        /* -32 times the sum of each half */
-    int32_t zero;
+    int32_t start0, start8, start16, start128;
+    int32_t start32[2]; /* of each half */
 };
 
 /* Below this amplitude a block counts as zero: 127 / amax must stay finite. */
 #define KERN_ACT_TINY 1e-35f
+
+/* Everything but the codes, from the largest amplitude and the sums of codes of each half. */
+static inline void kern_act_set(struct kern_act *a, float amax, int sum0, int sum1)
+{
+    int all = sum0 + sum1;
+    a->d = amax > KERN_ACT_TINY ? amax / 127.0f : 0;
+    a->sum = (float)all;
+    a->start0 = KERN_MAGIC;
+    a->start8 = KERN_MAGIC - 8 * all;
+    a->start16 = KERN_MAGIC - 16 * all;
+    a->start128 = KERN_MAGIC - 128 * all;
+    a->start32[0] = KERN_MAGIC - 32 * sum0;
+    a->start32[1] = KERN_MAGIC - 32 * sum1;
+}
 
 static inline uint32_t kern_super_cols(const struct kern_shape *s)
 {
@@ -136,20 +158,29 @@ struct kern_rows {
 
 typedef void kern_panel_mul_fn(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,
                                uint32_t n_tokens, float *out, size_t ld_out);
+typedef void kern_pair_mul_fn(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
+                              const void *acts, uint32_t n_tokens, float *out, size_t ld_out);
 
-/* How far ahead of the weights in use few-token kernels ask for memory; 0: leave it to the CPU.
- * Set once with the tables. Sapphire Rapids, one thread, 400 MB of weights: Q4_0 8.5 -> 11.5 GB/s,
- * Q4_K 7.8 -> 11.2, Q6_K 8.1 -> 11.8 at 4-8 KiB, which is what a plain read gets. Zen 4 gains
- * nothing or loses, so only Intel's get it. */
-extern size_t kern_ahead_bytes;
+/* How far ahead of the weights in use few-token kernels ask for memory; 0: leave it to the CPU
+ * (kern_tune.c decides). */
+extern _Atomic size_t kern_ahead_bytes;
+
+static inline size_t kern_ahead(void)
+{
+    return atomic_load_explicit(&kern_ahead_bytes, memory_order_relaxed);
+}
 
 /* Set one row. act_convert of the format is taken from the arguments. */
 void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t act_format,
                    void (*act_convert)(const float *x, uint32_t cols, void *act),
                    kern_panel_mul_fn *mul);
+/* And what multiplies one or two panels with pair_tokens tokens or more. */
+void kern_rows_set_pair(struct kern_rows *rows, enum qtype type, uint32_t pair_tokens,
+                        kern_pair_mul_fn *mul);
 
 void kern_rows_ref(struct kern_rows *rows);
 void kern_rows_avx2(struct kern_rows *rows);
+void kern_pairs_avxvnni(struct kern_rows *rows);
 void kern_rows_avx512(struct kern_rows *rows);
 void kern_rows_neon(struct kern_rows *rows);
 
@@ -165,7 +196,7 @@ struct kern_isa {
 extern const struct kern_isa kern_isas[];
 extern const unsigned kern_isa_count;
 enum kern_level kern_cpu_level(void);
-bool kern_cpu_by_intel(void);
+bool kern_cpu_avxvnni(void); /* and the AVX2 level */
 
 /* The end of each level's file: panel_mul of every type from the level's shape_mul and plain_mul,
  * and the function that puts them, act_q8 and act_f32 into the table. */
@@ -185,7 +216,7 @@ bool kern_cpu_by_intel(void);
 #define KERN_SHAPE_ROW(name, bits, scales, offset, iq4)                                            \
     kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
 #define KERN_PLAIN_ROW(name) kern_rows_set(rows, QT_##name, R, KERN_ACT_F32, act_f32, mul_##name);
-#define KERN_DEFINE_ROWS(function)                                                                 \
+#define KERN_DEFINE_ROWS_AND(function, more)                                                       \
     KERN_SHAPES(KERN_SHAPE_MUL)                                                                    \
     KERN_PLAIN_MUL(F32)                                                                            \
     KERN_PLAIN_MUL(F16)                                                                            \
@@ -196,6 +227,8 @@ bool kern_cpu_by_intel(void);
         KERN_PLAIN_ROW(F32)                                                                        \
         KERN_PLAIN_ROW(F16)                                                                        \
         KERN_PLAIN_ROW(BF16)                                                                       \
+        more                                                                                       \
     }
+#define KERN_DEFINE_ROWS(function) KERN_DEFINE_ROWS_AND(function, )
 
 #endif

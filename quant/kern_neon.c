@@ -136,22 +136,23 @@ INLINE bool halves(const struct kern_shape s)
     return s.scales == KERN_K16 || s.scales == KERN_K16M;
 }
 
-/* What the integer sum starts with: minus the offset times the sum of the activations. */
+/* What the integer sum starts with: minus the offset times the sum of the activations. Sums are
+ * converted to floats here, so they leave KERN_MAGIC out. */
 INLINE vsum start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
 {
     int32_t x;
     switch (s.offset) {
     case 4:
-        x = a->x32[half] / 8;
+        x = (a->start32[half] - KERN_MAGIC) / 8;
         break;
     case 8:
-        x = a->x8;
+        x = a->start8 - KERN_MAGIC;
         break;
     case 16:
-        x = a->x16;
+        x = a->start16 - KERN_MAGIC;
         break;
     case 32:
-        x = a->x32[half];
+        x = a->start32[half] - KERN_MAGIC;
         break;
     default: /* none, or 128: the codes are signed */
         x = 0;
@@ -265,8 +266,8 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
         if (s.scales == KERN_DM || s.scales == KERN_KDM)
             v = vf_fma_n(w->min[0], x->sum, v);
         if (s.scales == KERN_K16M) {
-            v = vf_fma_n(w->min[0], (float)x->x32[0], v);
-            v = vf_fma_n(w->min[1], (float)x->x32[1], v);
+            v = vf_fma_n(w->min[0], (float)(x->start32[0] - KERN_MAGIC), v);
+            v = vf_fma_n(w->min[1], (float)(x->start32[1] - KERN_MAGIC), v);
         }
         acc[t] = vf_fma_n(v, x->d, acc[t]);
     }
@@ -450,15 +451,7 @@ static void act_q8(const float *x, uint32_t cols, void *act)
             int16x8_t h1 = vcombine_s16(vmovn_s32(q2), vmovn_s32(q3));
             vst1q_s8(a->q + 16 * k, vcombine_s8(vmovn_s16(h0), vmovn_s16(h1)));
         }
-        int all = sum[0] + sum[1];
-        a->d = tiny ? 0 : amax / 127.0f;
-        a->sum = (float)all;
-        a->x8 = -8 * all;
-        a->x16 = -16 * all;
-        a->x128 = -128 * all;
-        a->x32[0] = -32 * sum[0];
-        a->x32[1] = -32 * sum[1];
-        a->zero = 0;
+        kern_act_set(a, amax, sum[0], sum[1]);
     }
 }
 

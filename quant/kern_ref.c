@@ -34,15 +34,7 @@ static void act_q8(const float *x, uint32_t cols, void *act)
             a->q[j] = (int8_t)q;
             sum[j / 16] += q;
         }
-        int all = sum[0] + sum[1];
-        a->d = tiny ? 0 : amax / 127.0f;
-        a->sum = (float)all;
-        a->x8 = -8 * all;
-        a->x16 = -16 * all;
-        a->x128 = -128 * all;
-        a->x32[0] = -32 * sum[0];
-        a->x32[1] = -32 * sum[1];
-        a->zero = 0;
+        kern_act_set(a, amax, sum[0], sum[1]);
     }
 }
 

@@ -8,7 +8,8 @@
  * - the rounding of activations itself is half a step of amax / 127 per element.
  * One token alone must equal the same token in any batch.
  *
- * --bench [TYPE]: GB/s of file weights with 1 token, Gop/s with 64 tokens. */
+ * --bench [TYPE]: GB/s of file weights with 1 token, from memory and from the cache; Gop/s with
+ * more tokens. */
 #include "quant/kern.h"
 
 #include <math.h>
@@ -248,9 +249,12 @@ static uint64_t cpu_ns(void)
 
 static void bench(const struct kern *kern, const char *only)
 {
-    enum { ROWS = 4096, COLS = 4096, TOKENS = 64 };
-    printf("%-7s %10s %10s %10s %10s %10s %9s\n", kern->name, "GB/s 1", "in cache", "t=4 Gop/s",
-           "t=16", "t=64", "pack GB/s");
+    enum { ROWS = 4096, COLS = 4096, TOKENS = 64, N = 7 };
+    static const uint32_t n_tokens[N] = {2, 3, 4, 6, 8, 16, 64};
+    printf("%-7s %8s %8s %9s", kern->name, "GB/s", "in cache", "pack GB/s");
+    for (int k = 0; k < N; k++)
+        printf("  t=%-4u", n_tokens[k]);
+    printf(" Gop/s\n");
     for (size_t i = 0; i < N_TYPES; i++) {
         struct kern_mat m;
         struct err e;
@@ -277,7 +281,9 @@ static void bench(const struct kern *kern, const char *only)
                 x[c] = rnd_f();
             m.k->act_convert(x, COLS, acts + (size_t)t * act_bytes);
         }
-        double best = 1e9, ops[3];
+        m.data = packed;
+        kern_tune(&m);
+        double best = 1e9;
         for (int round = 0; round < 3; round++) {
             t0 = cpu_ns();
             for (size_t c = 0; c < copies; c++) {
@@ -295,19 +301,20 @@ static void bench(const struct kern *kern, const char *only)
             hot = fmin(hot, 1e-9 * (double)(cpu_ns() - t0));
         }
         hot = (double)(few * m.k->panel_rows * row_bytes) / hot;
-        static const uint32_t n_tokens[3] = {4, 16, 64};
-        for (int k = 0; k < 3; k++) {
+        printf("%-7s %8.2f %8.2f %9.2f", m.k->type->name, 1e-9 * (double)file_bytes / best,
+               1e-9 * hot, 1e-9 * (double)file_bytes / pack_s);
+        for (int k = 0; k < N; k++) {
             double s = 1e9;
-            for (int round = 0; round < 3; round++) {
+            for (int round = 0; round < 12; round++) {
                 t0 = cpu_ns();
+                m.data = packed + (size_t)round % copies * bytes;
                 kern_mat_mul(&m, 0, m.n_panels, acts, n_tokens[k], out, ROWS);
                 s = fmin(s, 1e-9 * (double)(cpu_ns() - t0));
             }
-            ops[k] = 2e-9 * ROWS * COLS * n_tokens[k] / s;
+            printf("  %6.1f", 2e-9 * ROWS * COLS * n_tokens[k] / s);
         }
-        printf("%-7s %10.2f %10.2f %10.1f %10.1f %10.1f %9.2f\n", m.k->type->name,
-               1e-9 * (double)file_bytes / best, 1e-9 * hot, ops[0], ops[1], ops[2],
-               1e-9 * (double)file_bytes / pack_s);
+        printf("\n");
+        fflush(stdout);
         free(file);
         free(packed);
         free(acts);

@@ -335,6 +335,20 @@ static int take_threads(struct cpu_stage *s, const struct stage_config *cfg, str
     return 0;
 }
 
+/* On the largest matrix: it is the least likely to lie in a cache. */
+static void tune(const struct cpu_stage *s)
+{
+    const struct kern_mat *best = NULL;
+    for (uint32_t i = 0; i < s->n_ops; i++)
+        for (uint32_t m = 0; m < PROG_MATS; m++) {
+            const struct kern_mat *mat = &s->ops[i].mat[m].m;
+            if (mat->k && (!best || kern_mat_bytes(mat) > kern_mat_bytes(best)))
+                best = mat;
+        }
+    if (best)
+        kern_tune(best);
+}
+
 static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
                       const struct program *prog, struct err *e)
 {
@@ -348,6 +362,7 @@ static int fill_stage(struct cpu_stage *s, const struct stage_config *cfg,
     if ((rc = plan_ops(s, prog, e)) || (rc = cpu_weights_open(s, cfg, prog, e)) ||
         (rc = open_kv(s, cfg, e)))
         return rc;
+    tune(s);
     return open_scratch(s, e);
 }
 

@@ -55,6 +55,7 @@ static bool claim(struct run *r, const uint32_t *split, uint32_t *from, uint32_t
     for (; r->victim < n; r->victim++) {
         uint32_t v = (r->tid + r->victim) % n, size = split[v + 1] - split[v];
         uint32_t step = r->n_active == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
+        step += step & (r->n > 2); /* kernels for more tokens like two panels at a time */
         uint32_t at =
             atomic_fetch_add_explicit(&s->claims[r->set * n + v].next, step, memory_order_relaxed);
         if (at < size) {
@@ -143,12 +144,7 @@ static void mul(const struct run *r, const struct cpu_mat *mat, uint32_t from, u
 {
     const struct kern_mat *m = &mat->m;
     const unsigned char *acts = r->acts[mat->format] + t0 * m->k->act_bytes(m->cols);
-    uint32_t pr = m->k->panel_rows;
-
-    for (uint32_t p = from; p < to; p++) {
-        m->k->panel_mul(m->data + p * m->panel_bytes, m->cols, NUM_MIN(pr, m->rows - p * pr), acts,
-                        n, out + (size_t)(p - from) * pr, ld);
-    }
+    kern_panels_mul(m, from, to, acts, n, out, ld);
 }
 
 static uint32_t token_block(const struct cpu_mat *mat)
