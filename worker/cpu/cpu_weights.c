@@ -299,23 +299,25 @@ static bool same_sources(const struct pack_head *h, uint8_t (*sources)[HASH_XXH3
     return true;
 }
 
-static int map_unit(struct cpu_weights *w, struct unit *u, int fd)
-{
-    unsigned char *to = w->base + u->at;
-    size_t n = u->head.payload_bytes;
-    if (mmap(to, n, PROT_READ, MAP_SHARED | MAP_FIXED, fd, PACK_PAYLOAD_AT) == MAP_FAILED)
-        return Q_EIO;
-    (void)madvise(to, n, MADV_HUGEPAGE); /* what must be read is read in large pieces */
-    return 0;
-}
-
-static void unmap_unit(struct cpu_weights *w, struct unit *u)
+static void map_anonymous(struct cpu_weights *w, const struct unit *u)
 {
     size_t n = (u->head.payload_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     void *p = mmap(w->base + u->at, n, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (p != MAP_FAILED)
         (void)madvise(p, n, MADV_HUGEPAGE);
+}
+
+static bool map_unit(struct cpu_weights *w, const struct unit *u, int fd)
+{
+    unsigned char *to = w->base + u->at;
+    size_t n = u->head.payload_bytes;
+    if (mmap(to, n, PROT_READ, MAP_SHARED | MAP_FIXED, fd, PACK_PAYLOAD_AT) == MAP_FAILED) {
+        map_anonymous(w, u); /* what was there may be gone */
+        return false;
+    }
+    (void)madvise(to, n, MADV_HUGEPAGE); /* what must be read is read in large pieces */
+    return true;
 }
 
 /* From the cache, if it has the unit and the unit is this model's. */
@@ -333,7 +335,7 @@ static int take_kept(struct cpu_stage *s, struct unit *u, struct err *e)
         fresh = true;
         pack_cache_restamp(w->cache, u->name, fd);
     }
-    if (rc == 0 && fresh && map_unit(w, u, fd) == 0) {
+    if (rc == 0 && fresh && map_unit(w, u, fd)) {
         memcpy(u->head.mats, found.mats, sizeof u->head.mats);
         u->kept = true;
     }
@@ -343,7 +345,7 @@ static int take_kept(struct cpu_stage *s, struct unit *u, struct err *e)
         pool_run(s->pool, payload_region, &k);
         if (k.bad) {
             log_warn("weights", "%s of the packed cache is damaged: packed anew", u->name);
-            unmap_unit(w, u);
+            map_anonymous(w, u);
             u->kept = false;
         }
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/cpu/pack_cache.h"
 
-#include "base/buf.h"
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/num.h"
 
@@ -22,6 +22,9 @@
 #define TMP_SUFFIX  ".tmp"
 #define STAMP_AT    4032
 #define WRITE_BYTES (2u << 20) /* whole huge pages of the page cache */
+/* A model changed this shortly ago may change again without a new mtime: the clock of file systems
+ * ticks every few milliseconds. Until it is older its contents are compared. */
+#define SETTLED_NS ((uint64_t)2000000000)
 /* Room that stays free: a twentieth of the file system, at most this. */
 #define SPARE_BYTES ((uint64_t)4 << 30)
 #define N_DIRS      2
@@ -164,7 +167,9 @@ int pack_cache_open(struct pack_cache **out, const struct pack_cache_config *cfg
         return err_set(e, Q_ENOTFOUND, "cannot find %s again", cfg->model_path);
     }
     c->cfg = *cfg;
-    c->cfg.model_path = NULL; /* the caller's, and no longer needed */
+    if (clock_unix() * 1e9 < (double)(cfg->stamp.mtime_ns + SETTLED_NS))
+        c->cfg.stamp.bytes = 0; /* no file has this size: the stamp is never the model's */
+    c->cfg.model_path = NULL;   /* the caller's, and no longer needed */
     c->cfg.isa = NULL;
     snprintf(c->isa, sizeof c->isa, "%s", cfg->isa);
     c->model_owner = stat(full, &st) == 0 ? st.st_uid : geteuid();
@@ -298,8 +303,8 @@ int pack_cache_prepare(struct pack_cache *c, uint64_t bytes, struct err *e)
 
 static bool same_stamp(const struct pack_head *h, const struct pack_stamp *now)
 {
-    return h->stamped && h->stamp.bytes == now->bytes && h->stamp.mtime_ns == now->mtime_ns &&
-           h->stamp.inode == now->inode;
+    return h->stamped && now->bytes > 0 && h->stamp.bytes == now->bytes &&
+           h->stamp.mtime_ns == now->mtime_ns && h->stamp.inode == now->inode;
 }
 
 static bool same_mat(const struct pack_mat *a, const struct pack_mat *b)

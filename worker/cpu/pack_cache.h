@@ -13,9 +13,10 @@
  *
  * Trust: a file is written under another name, synced and renamed, so it is complete or absent.
  * Its header must have its hash, its size must match, its owner must be one who could change the
- * model as well. When the stamp equals the model's, the contents are taken to be; when not, the
- * hashes of the model's bytes decide. The packed bytes are only hashed when asked (PACK_VERIFY):
- * kernels take any bytes, so a rotten disk gives wrong numbers, as it would in the model itself.
+ * model as well. When the stamp equals the model's, the contents are taken to be; when not (or
+ * when the model is younger than two seconds), the hashes of the model's bytes decide. The packed
+ * bytes are only hashed when asked (PACK_VERIFY): kernels take any bytes, so a rotten disk gives
+ * wrong numbers, as it would in the model itself.
  *
  * One thread at a time calls; several processes may. Nothing here fails a launch. */
 #ifndef QUIRE_CPU_PACK_CACHE_H

@@ -312,7 +312,7 @@ static void test_small_models_leave_none(void **state)
     unsetenv("QUIRE_PACK_CACHE");
 }
 
-/* Same size, same time, but another file: only the contents can tell. */
+/* Same size, but another time, and then another weight: the contents tell. */
 static void test_stale_source(void **state)
 {
     struct run r;
