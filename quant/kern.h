@@ -36,6 +36,15 @@ struct kern_mat {
     const unsigned char *data;
 };
 
+/* Activations that stand so far above the rest of their row that a scale which spans them would
+ * leave the others few steps: at most KERN_OUTLIERS columns, multiplied exactly. */
+#define KERN_OUTLIERS 4
+struct kern_outliers {
+    uint32_t n;
+    uint32_t column[KERN_OUTLIERS];
+    float x[KERN_OUTLIERS];
+};
+
 /* One storage type on one ISA level. */
 struct kern_type {
     const struct qtype_info *type;
@@ -58,6 +67,10 @@ struct kern_type {
     void (*pair_mul)(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
                      const void *acts, uint32_t n_tokens, float *out, size_t ld_out);
     uint32_t pair_tokens;
+    /* out[t * ld_out + r] += sum of W[row0 + r][column] * x over the outliers o[t] of each token.
+     * NULL: activations are not rounded, so there are none. */
+    void (*outliers_add)(const void *panel, uint32_t n_rows, const struct kern_outliers *o,
+                         uint32_t n_tokens, float *out, size_t ld_out);
 };
 
 /* Vector operations on f32, same rule of sameness. n may be anything, pointers unaligned. */
@@ -108,11 +121,18 @@ size_t kern_mat_bytes(const struct kern_mat *m);
 void kern_mat_pack(const struct kern_mat *m, const void *src, uint32_t from, uint32_t to,
                    void *dst);
 /* out[t * ld_out + r] for the rows r of panels [from, to), counted from the first of them. The
- * caller keeps n_tokens * act_bytes within its second-level cache. */
+ * caller keeps n_tokens * act_bytes within its second-level cache. outliers [n_tokens]: added;
+ * NULL: none. */
 void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
-                     uint32_t n_tokens, float *out, size_t ld_out);
+                     const struct kern_outliers *outliers, uint32_t n_tokens, float *out,
+                     size_t ld_out);
 /* out[t * ld_out + r] for all rows r of panels [from, to), however many tokens. */
 void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                   uint32_t n_tokens, float *out, size_t ld_out);
+
+/* act_convert for types with outliers_add: the outliers of x go to *o, the rest to act. Depends on
+ * x alone, the same at every level. */
+void kern_act_convert(const struct kern_type *k, const float *x, uint32_t cols, void *act,
+                      struct kern_outliers *o);
 
 #endif

@@ -6,6 +6,8 @@
  * (32,004) fit. 8-bit codes are taken as two nibbles. Arithmetic: kern_impl.h. */
 #include "quant/kern_prim_avx2.h"
 
+#include <math.h>
+
 enum { MAX_TILE = 4 };
 
 INLINE __m256i dot2(__m256i lo, __m256i hi, const int8_t *q)
@@ -246,5 +248,7 @@ static void act_q8(const float *x, uint32_t cols, void *act)
         kern_act_set(a, amax, sum[0], sum[1]);
     }
 }
+
+#include "quant/kern_outlier_simd.h"
 
 KERN_DEFINE_ROWS_AND(kern_rows_avx2, if (kern_cpu_avxvnni()) kern_pairs_avxvnni(rows);)

@@ -5,6 +5,7 @@
 #include "quant/simd.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <stdalign.h>
 #include <stddef.h>
 #include <string.h>
@@ -271,5 +272,7 @@ static void act_q8(const float *x, uint32_t cols, void *act)
         kern_act_set(a, amax, sum0, sum1);
     }
 }
+
+#include "quant/kern_outlier_simd.h"
 
 KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_PAIR_ROW))

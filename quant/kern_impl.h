@@ -31,6 +31,8 @@
  *   16-wide scales: t = f32(i0) * scale0; t = fma(f32(i1), scale1, t); then the minima
  *   acc = fma(t, d of the activations, acc)
  *
+ * Outliers of the activations come after all columns: kern_outlier_simd.h.
+ *
  * F32, F16, BF16: panel [column][R]; even and odd columns have an accumulator each, fma in
  * order, the two are added at the end. */
 #ifndef QUIRE_QUANT_KERN_IMPL_H
@@ -170,10 +172,13 @@ static inline size_t kern_ahead(void)
     return atomic_load_explicit(&kern_ahead_bytes, memory_order_relaxed);
 }
 
+typedef void kern_outliers_fn(const void *panel, uint32_t n_rows, const struct kern_outliers *o,
+                              uint32_t n_tokens, float *out, size_t ld_out);
+
 /* Set one row. act_convert of the format is taken from the arguments. */
 void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t act_format,
                    void (*act_convert)(const float *x, uint32_t cols, void *act),
-                   kern_panel_mul_fn *mul);
+                   kern_panel_mul_fn *mul, kern_outliers_fn *outliers);
 /* And what multiplies one or two panels with pair_tokens tokens or more. */
 void kern_rows_set_pair(struct kern_rows *rows, enum qtype type, uint32_t pair_tokens,
                         kern_pair_mul_fn *mul);
@@ -214,8 +219,9 @@ bool kern_cpu_avxvnni(void); /* and the AVX2 level */
         plain_mul(QT_##name, panel, cols, n_rows, acts, n_tokens, out, ld_out);                    \
     }
 #define KERN_SHAPE_ROW(name, bits, scales, offset, iq4)                                            \
-    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name);
-#define KERN_PLAIN_ROW(name) kern_rows_set(rows, QT_##name, R, KERN_ACT_F32, act_f32, mul_##name);
+    kern_rows_set(rows, QT_##name, R, KERN_ACT_Q8, act_q8, mul_##name, outliers_##name);
+#define KERN_PLAIN_ROW(name)                                                                       \
+    kern_rows_set(rows, QT_##name, R, KERN_ACT_F32, act_f32, mul_##name, NULL);
 #define KERN_DEFINE_ROWS_AND(function, more)                                                       \
     KERN_SHAPES(KERN_SHAPE_MUL)                                                                    \
     KERN_PLAIN_MUL(F32)                                                                            \

@@ -9,6 +9,7 @@
 #include "quant/simd.h"
 
 #include <arm_neon.h>
+#include <math.h>
 #include <string.h>
 
 enum { R = 8, MAX_TILE = 4 };
@@ -454,5 +455,7 @@ static void act_q8(const float *x, uint32_t cols, void *act)
         kern_act_set(a, amax, sum[0], sum[1]);
     }
 }
+
+#include "quant/kern_outlier_simd.h"
 
 KERN_DEFINE_ROWS(kern_rows_neon)

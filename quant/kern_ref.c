@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The definition of the matrix kernels in plain C; layout and arithmetic: kern_impl.h. */
 #include "quant/kern_impl.h"
+#include "quant/simd.h"
 
 #include <math.h>
 #include <string.h>
@@ -166,5 +167,35 @@ static void plain_mul(enum qtype type, const uint8_t *panel, uint32_t cols, uint
         }
     }
 }
+
+typedef struct {
+    float f[R];
+} vf;
+
+INLINE vf load_half(const uint8_t *p)
+{
+    vf v;
+    for (unsigned r = 0; r < R; r++)
+        v.f[r] = half_at(p, r);
+    return v;
+}
+
+INLINE vf load_u8(const uint8_t *p)
+{
+    vf v;
+    for (unsigned r = 0; r < R; r++)
+        v.f[r] = (float)p[r];
+    return v;
+}
+
+INLINE vf load_i8(const uint8_t *p)
+{
+    vf v;
+    for (unsigned r = 0; r < R; r++)
+        v.f[r] = (float)(int8_t)p[r];
+    return v;
+}
+
+#include "quant/kern_outlier_simd.h"
 
 KERN_DEFINE_ROWS(kern_rows_ref)

@@ -37,7 +37,7 @@ void kern_tune(const struct kern_mat *m)
         unsigned with = (i + 1) / 2 % 2; /* without, with, with, without: drift hits both */
         atomic_store_explicit(&kern_ahead_bytes, with ? AHEAD : 0, memory_order_relaxed);
         uint64_t t = now_ns();
-        kern_panels_mul(m, i * n, (i + 1) * n, act, 1, out, 0);
+        kern_panels_mul(m, i * n, (i + 1) * n, act, NULL, 1, out, 0);
         t = now_ns() - t;
         best[with] = NUM_MIN(best[with], t);
     }

@@ -239,6 +239,130 @@ static void check_act(const struct kern *kern)
     free(b);
 }
 
+/* Rows with a few activations far above the rest: taken out, multiplied apart. */
+struct spiky {
+    uint32_t rows, cols, n_tokens;
+    const uint8_t *file;
+    float *x;
+    struct kern_outliers *o;
+    uint8_t *acts;
+};
+
+static float *multiply_spiky(const struct kern *kern, enum qtype type, struct spiky *p)
+{
+    struct kern_mat m;
+    struct err e;
+    CHECK(kern_mat_init(&m, kern, type, p->rows, p->cols, &e) == 0, "%s", e.msg);
+    size_t act_bytes = m.k->act_bytes(p->cols), n_out = (size_t)p->rows * p->n_tokens;
+    uint8_t *packed = room(kern_mat_bytes(&m));
+    float *out = room((n_out + 16) * sizeof *out);
+    p->acts = room(act_bytes * p->n_tokens);
+    p->o = room(p->n_tokens * sizeof *p->o);
+    memset(p->o, 0, p->n_tokens * sizeof *p->o);
+    kern_mat_pack(&m, p->file, 0, m.n_panels, packed);
+    m.data = packed;
+    for (uint32_t t = 0; t < p->n_tokens; t++)
+        kern_act_convert(m.k, p->x + (size_t)t * p->cols, p->cols, p->acts + t * act_bytes,
+                         &p->o[t]);
+    for (size_t i = 0; i < n_out + 16; i++)
+        out[i] = -12345.0f;
+    kern_mat_mul(&m, 0, m.n_panels, p->acts, p->n_tokens, out, p->rows);
+    for (uint32_t i = 0; i < m.n_panels; i++) {
+        uint32_t from = i * m.k->panel_rows, left = p->rows - from;
+        m.k->outliers_add(packed + i * m.panel_bytes,
+                          left < m.k->panel_rows ? left : m.k->panel_rows, p->o, p->n_tokens,
+                          out + from, p->rows);
+    }
+    for (size_t i = n_out; i < n_out + 16; i++)
+        CHECK(out[i] == -12345.0f, "%s: guard %zu overwritten", m.k->type->name, i - n_out);
+    free(packed);
+    return out;
+}
+
+/* Against double on the decoded weights; only what is no outlier is rounded. */
+static void check_spiky(const struct qtype_info *t, const struct spiky *p, const float *out)
+{
+    float *w = room(p->cols * sizeof *w), *rest = room(p->cols * sizeof *rest);
+    for (uint32_t tok = 0; tok < p->n_tokens; tok++) {
+        const float *x = p->x + (size_t)tok * p->cols;
+        memcpy(rest, x, p->cols * sizeof *rest);
+        for (uint32_t i = 0; i < p->o[tok].n; i++) {
+            CHECK(p->o[tok].column[i] < p->cols && p->o[tok].x[i] == x[p->o[tok].column[i]],
+                  "%s: outlier %u of token %u", t->name, i, tok);
+            rest[p->o[tok].column[i]] = 0;
+        }
+        for (uint32_t r = 0; r < p->rows; r++) {
+            double want = 0, bound = 1e-30;
+            t->decode(p->file + r * qtype_row_bytes(t, p->cols), w, p->cols);
+            for (uint32_t b = 0; b < p->cols; b += 32) {
+                double amax = 0, sum = 0;
+                for (uint32_t c = b; c < b + 32; c++) {
+                    want += (double)w[c] * (double)x[c];
+                    bound += fabs((double)w[c] * (double)x[c]) * 0x1p-16;
+                    amax = fmax(amax, fabs((double)rest[c]));
+                    sum += fabs((double)w[c]);
+                }
+                bound += sum * amax * (0.501 / 127 + 0x1p-16);
+            }
+            double got = (double)out[(size_t)tok * p->rows + r];
+            CHECK(fabs(got - want) <= bound, "%s token %u row %u: %.9g, exact %.9g +- %.3g",
+                  t->name, tok, r, got, want, bound);
+        }
+    }
+    free(w);
+    free(rest);
+}
+
+static void check_outliers(const struct kern *kern, enum qtype type)
+{
+    const struct kern_type *k = kern->find(type);
+    const struct qtype_info *t = k->type;
+    if (!k->outliers_add) {
+        CHECK(t->block_len == 1, "%s rounds activations and has no outliers_add", t->name);
+        return;
+    }
+    struct spiky p = {.rows = 37, .cols = t->block_len == 32 ? 576 : 768, .n_tokens = 11};
+    size_t bytes = p.rows * qtype_row_bytes(t, p.cols);
+    uint8_t *file = room(bytes);
+    fill_weights(t, file, bytes / t->block_bytes);
+    p.file = file;
+    p.x = room((size_t)p.n_tokens * p.cols * sizeof *p.x);
+    for (uint32_t i = 0; i < p.n_tokens * p.cols; i++)
+        p.x[i] = rnd_f();
+    /* Token n has n outliers: mostly in the columns of the others, two in one block, one last. */
+    for (uint32_t tok = 0; tok < 8; tok++) {
+        static const uint32_t columns[] = {5, 290, 291, 575, 33, 97, 130};
+        for (uint32_t i = 0; i < tok; i++)
+            p.x[tok * p.cols + columns[i]] = (i % 2 ? -20.0f : 30.0f) + rnd_f();
+    }
+    memset(p.x + 8 * p.cols, 0, p.cols * sizeof *p.x);
+    p.x[9 * p.cols + 40] = INFINITY; /* whatever comes out: no harm */
+    p.x[10 * p.cols + 41] = NAN;
+
+    struct spiky q = p;
+    float *out = multiply_spiky(kern, type, &p);
+    float *ref = multiply_spiky(kern_at_level(KERN_REF), type, &q);
+    for (uint32_t tok = 0; tok < 8; tok++)
+        CHECK(p.o[tok].n == (tok < KERN_OUTLIERS ? tok : KERN_OUTLIERS), "%s token %u: %u outliers",
+              t->name, tok, p.o[tok].n);
+    CHECK(p.o[8].n == 0, "%s: outliers among zeros", t->name);
+    CHECK(memcmp(p.o, q.o, p.n_tokens * sizeof *p.o) == 0, "%s: other outliers", t->name);
+    CHECK(memcmp(p.acts, q.acts, p.n_tokens * k->act_bytes(p.cols)) == 0, "%s: other codes",
+          t->name);
+    CHECK(memcmp(out, ref, (size_t)p.rows * 9 * sizeof *out) == 0, "%s: not the reference's bits",
+          t->name);
+    p.n_tokens = 9;
+    check_spiky(t, &p, out);
+    free(p.o);
+    free(p.acts);
+    free(q.o);
+    free(q.acts);
+    free(p.x);
+    free(file);
+    free(out);
+    free(ref);
+}
+
 /* Time of this thread alone: other programs on the machine count less. */
 static uint64_t cpu_ns(void)
 {
@@ -338,5 +462,7 @@ int main(int argc, char **argv)
     check_act(kern);
     for (size_t i = 0; i < N_TYPES; i++)
         check_type(kern, all_types[i]);
+    for (size_t i = 0; i < N_TYPES; i++)
+        check_outliers(kern, all_types[i]);
     return 0;
 }

@@ -71,6 +71,7 @@ struct cpu_rows {
 /* A thread's own memory. */
 struct cpu_thread {
     unsigned char *acts; /* [CPU_FORMATS][CPU_OWN_ROWS] converted rows */
+    struct kern_outliers outliers[CPU_OWN_ROWS];
     float *row;          /* one row of any width */
     float *tile, *tile2; /* results of units, tile_floats each */
     /* attention: n_q queries of one task */
@@ -122,7 +123,8 @@ struct cpu_stage {
     float *x, *att, *ffn;
     unsigned char *q; /* [max_tokens][heads] prepared queries */
     float *cosines, *sines;
-    unsigned char *acts; /* [CPU_FORMATS][max_tokens] rows of act_row bytes */
+    unsigned char *acts;            /* [CPU_FORMATS][max_tokens] rows of act_row bytes */
+    struct kern_outliers *outliers; /* [max_tokens] */
     size_t act_row;
     size_t tile_floats;
     struct cpu_row *rows;

@@ -268,6 +268,7 @@ static void carve_scratch(struct cpu_stage *s, struct carve *c)
     size_t n = s->max_tokens;
     s->x = carve(c, n * s->hp.width, sizeof(float));
     s->acts = carve(c, CPU_FORMATS * n, s->act_row);
+    s->outliers = carve(c, n, sizeof(*s->outliers));
     s->rows = carve(c, n, sizeof(*s->rows));
     s->map = carve(c, n, sizeof(*s->map));
     s->tasks = carve(c, n, sizeof(*s->tasks));

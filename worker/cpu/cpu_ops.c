@@ -22,7 +22,8 @@ struct run {
     uint32_t n_active; /* threads that take part */
     bool cropped;
     const unsigned char *acts[CPU_FORMATS];
-    uint32_t set, victim; /* of claims; whose range is taken from now */
+    const struct kern_outliers *outliers; /* of the rounded format */
+    uint32_t set, victim;                 /* of claims; whose range is taken from now */
 };
 
 static void barrier(const struct run *r)
@@ -118,6 +119,7 @@ static void prepare(struct run *r, const float *in, uint32_t cols, bool crop, co
     struct cpu_stage *s = r->s;
     bool own = r->n <= CPU_OWN_ROWS;
     unsigned char *base = own ? r->th->acts : s->acts;
+    struct kern_outliers *outliers = own ? r->th->outliers : s->outliers;
     size_t slot = s->act_row * (own ? CPU_OWN_ROWS : s->max_tokens);
     uint32_t from = own ? 0 : share(r, r->n, r->tid);
     uint32_t to = own ? r->n : share(r, r->n, r->tid + 1);
@@ -128,9 +130,16 @@ static void prepare(struct run *r, const float *in, uint32_t cols, bool crop, co
             s->kern->vec->rms_norm(x, norm, cols, s->hp.norm_eps, r->th->row);
             x = r->th->row;
         }
-        for (uint32_t f = 0; f < n_formats; f++)
-            formats[f]->act_convert(x, cols, base + f * slot + i * formats[f]->act_bytes(cols));
+        for (uint32_t f = 0; f < n_formats; f++) {
+            unsigned char *act = base + f * slot + i * formats[f]->act_bytes(cols);
+            if (formats[f]->outliers_add) {
+                kern_act_convert(formats[f], x, cols, act, &outliers[i]);
+            } else {
+                formats[f]->act_convert(x, cols, act);
+            }
+        }
     }
+    r->outliers = outliers;
     for (uint32_t f = 0; f < n_formats; f++)
         r->acts[f] = base + f * slot;
     if (!own)
@@ -144,7 +153,7 @@ static void mul(const struct run *r, const struct cpu_mat *mat, uint32_t from, u
 {
     const struct kern_mat *m = &mat->m;
     const unsigned char *acts = r->acts[mat->format] + t0 * m->k->act_bytes(m->cols);
-    kern_panels_mul(m, from, to, acts, n, out, ld);
+    kern_panels_mul(m, from, to, acts, r->outliers + t0, n, out, ld);
 }
 
 static uint32_t token_block(const struct cpu_mat *mat)
