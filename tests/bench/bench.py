@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and size of Quire, measured, never asserted. Prints Markdown.
+"""Speed and size of Quire beside its peers, measured, never asserted. Prints Markdown.
 
-    tests/bench/bench.py engine --model FILE.gguf [--peer-bench PATH]   decode and prefill
-    tests/bench/bench.py gateway                                       HTTP, start, memory, streams
-    tests/bench/bench.py busy --model FILE.gguf                        one core taken by another process
-    tests/bench/bench.py all --model FILE.gguf [--peer-bench PATH]
+    tests/bench/bench.py ROW[,ROW...] --model FILE.gguf [--peer 'NAME=DIR [OPTIONS]']...
+    tests/bench/bench.py all --model FILE.gguf --peer 'llama.cpp=DIR' --peer 'ik -rtr=DIR -rtr 1'
+    tests/bench/bench.py report FILE...
+    tests/bench/bench.py gateway
 
---peer-bench names a peer's benchmark program with llama-bench's options (-m -p -n -t -o json); it
-runs in turn with ours, round by round, so that a drifting machine meets both. Ratios are of
-medians. Build first: cmake --preset release && ninja -C build/release.
+Rows: decode, pp512, pp16, streams (2, 8, 16 together), depth (after 4,096 positions), load
+(process start to one token), firstload (without the packed cache), memory (resident while decoding
+at a context of 4,096), busy (one of the cores taken by another process); all: every one of them.
+gateway measures HTTP, start and memory of a cluster.
+
+DIR holds a peer's llama-bench and llama-batched-bench; OPTIONS go to both. Engines take turns,
+round by round, so that a drifting machine meets all of them; Quire's own bench measures the
+machine's read bandwidth and int8 peak in each round. Figures are medians, ratios are of medians.
+--save FILE appends what was measured, so that rounds may be spread over time; report prints the
+tables of such files. Build first: cmake --preset release && ninja -C build/release.
 """
 import argparse
 import concurrent.futures
@@ -18,6 +25,7 @@ import json
 import os
 import pathlib
 import resource
+import shlex
 import socket
 import statistics
 import subprocess
@@ -27,6 +35,17 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cluster"))
 from quire_cluster import QUIRE, Cluster, processes_with, wait_for  # noqa: E402
+
+OURS = "Quire"
+DEPTH = "tg32@d4096"
+TESTS = {"decode": ["tg64"], "pp512": ["pp512"], "pp16": ["pp16"], "streams": ["b2", "b8", "b16"],
+         "depth": [DEPTH], "load": ["load"], "firstload": ["firstload"], "memory": ["memory"],
+         "busy": ["busy"]}
+TITLES = {"tg64": "decode, 1 stream", "b2": "2 streams", "b8": "8 streams", "b16": "16 streams",
+          DEPTH: "decode at depth 4096", "load": "load to one token",
+          "firstload": "load without the packed cache", "memory": "resident memory",
+          "busy": "decode, one core taken", "tg64@1": "decode, 1 thread"}
+UNITS = {"load": "s", "firstload": "s", "memory": "MB"}
 
 
 def median(xs):
@@ -41,62 +60,224 @@ def table(header, rows):
     print()
 
 
-# ---- engine against a peer --------------------------------------------------------------------
+# ---- one engine, one test ---------------------------------------------------------------------
 
-def ours(model, tests, threads):
-    r = subprocess.run([QUIRE, "bench", "--model", model, "--tests", ",".join(tests),
-                        "--threads", str(threads), "--rounds", "1", "--jsonl"],
-                       capture_output=True, text=True, check=True)
-    rows = [json.loads(line) for line in r.stdout.splitlines()]
-    return {x["test"]: x["tokens_per_s"] for x in rows}
-
-
-def peers(program, model, tests, threads):
-    out = {}
-    for test in tests:
-        kind = ["-p", test[2:], "-n", "0"] if test.startswith("pp") else ["-p", "0", "-n", test[2:]]
-        r = subprocess.run([program, "-m", model, *kind, "-t", str(threads), "-r", "1",
-                            "-o", "json"], capture_output=True, text=True, check=True)
-        out[test] = json.loads(r.stdout)[0]["avg_ts"]
-    return out
+def run(*args, **kw):
+    r = subprocess.run([str(a) for a in args], capture_output=True, text=True, **kw)
+    if r.returncode:
+        sys.exit(f"{' '.join(map(str, args))}:\n{r.stderr[-2000:]}")
+    return r
 
 
-def engine(args):
-    print(f"## Engine: {pathlib.Path(args.model).name}, {args.threads} threads, "
-          f"{args.rounds} alternating rounds\n")
-    tests = args.tests.split(",")
-    mine, theirs = [], []
-    for _ in range(args.rounds):
-        mine.append(ours(args.model, tests, args.threads))
-        if args.peer_bench:
-            theirs.append(peers(args.peer_bench, args.model, tests, args.threads))
-    rows = []
-    for test in tests:
-        a = median([m[test] for m in mine])
-        row = [test, f"{a:.1f}"]
-        if theirs:
-            b = median([t[test] for t in theirs])
-            row += [f"{b:.1f}", f"{a / b:.2f}"]
-        rows.append(row)
-    table(["test", "quire tokens/s"] + (["peer tokens/s", "ratio"] if theirs else []), rows)
+def seconds(*args, **kw):
+    t0 = time.perf_counter()
+    run(*args, **kw)
+    return time.perf_counter() - t0
 
 
-def busy(args):
-    """Decode on all threads while another process takes one core, against one thread alone."""
-    print(f"## Busy neighbour: {pathlib.Path(args.model).name}\n")
-    alone, taken = [], []
-    for _ in range(args.rounds):
-        alone.append(ours(args.model, ["tg64"], 1)["tg64"])
-        spin = subprocess.Popen([sys.executable, "-c",
-                                 "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+def resident_mb(args, env=None):
+    """Memory in RAM in the second half of a program's life, pages of mapped files included."""
+    p = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL, env=env)
+    samples = []
+    while p.poll() is None:
         try:
-            taken.append(ours(args.model, ["tg64"], args.threads)["tg64"])
-        finally:
-            spin.kill()
-            spin.wait()
-    a, b = median(alone), median(taken)
-    table(["1 thread alone", f"{args.threads} threads, one core taken", "ratio"],
-          [[f"{a:.1f} tokens/s", f"{b:.1f} tokens/s", f"{b / a:.2f}"]])
+            for line in pathlib.Path(f"/proc/{p.pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    samples.append(int(line.split()[1]) / 1024)
+        except OSError:
+            pass
+        time.sleep(0.02)
+    return median(samples[len(samples) // 2:])
+
+
+def taken_core():
+    return subprocess.Popen([sys.executable, "-c",
+                             "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+
+
+class Quire:
+    name = OURS
+
+    def __init__(self, threads):
+        self.threads = threads
+
+    def bench(self, model, tests, threads=None, extra=()):
+        r = run(QUIRE, "bench", "--model", model, "--tests", ",".join(tests), "--threads",
+                threads or self.threads, "--rounds", 1, "--jsonl", *extra)
+        return [json.loads(line) for line in r.stdout.splitlines()]
+
+    def measure(self, model, tests):
+        out = []
+        plain = [t for t in tests if t not in UNITS and t not in ("busy", "tg64@1")]
+        if plain:
+            for x in self.bench(model, plain):
+                out.append(dict(test=x["test"], value=x["tokens_per_s"],
+                                percent=x["percent_of_limit"], read=x["limit_read_gb_s"],
+                                int8=x["limit_int8_gop_s"]))
+        if "busy" in tests:
+            x = self.bench(model, ["tg64"], 1)[0]
+            out.append(dict(test="tg64@1", value=x["tokens_per_s"]))
+            spin = taken_core()
+            try:
+                x = self.bench(model, ["tg64"])[0]
+            finally:
+                spin.kill()
+                spin.wait()
+            out.append(dict(test="busy", value=x["tokens_per_s"]))
+        if "load" in tests:
+            ask = json.dumps(dict(tokens=[1]))
+            out.append(dict(test="load", value=seconds(
+                QUIRE, "logits", "--model", model, "--threads", self.threads, "--jsonl",
+                input=ask)))
+        if "firstload" in tests:
+            x = self.bench(model, ["load"], extra=("--pack-cache", "off"))[0]
+            out.append(dict(test="firstload", value=x["seconds"]))
+        if "memory" in tests:
+            out.append(dict(test="memory", value=resident_mb(
+                [QUIRE, "bench", "--model", model, "--tests", "tg16@d4080", "--threads",
+                 self.threads, "--rounds", 1])))
+        return out
+
+
+class Peer:
+    """A program family with llama-bench's options."""
+
+    def __init__(self, text, threads):
+        self.name, _, rest = text.partition("=")
+        words = shlex.split(rest)
+        if not words:
+            sys.exit(f"--peer {text}: NAME=DIR [OPTIONS]")
+        self.folder, self.options = pathlib.Path(words[0]), words[1:]
+        self.threads = threads
+        self.program = self.folder / "llama-bench"
+        self.batched = self.folder / "llama-batched-bench"
+        help_text = subprocess.run([self.program, "--help"], capture_output=True, text=True).stdout
+        self.has_depth = "-d," in help_text or "--n-depth" in help_text
+
+    def bench(self, model, prompt=0, gen=0, more=(), repeat=1):
+        r = run(self.program, "-m", model, "-p", prompt, "-n", gen, "-t", self.threads, "-r",
+                repeat, "-o", "json", *more, *self.options)
+        return json.loads(r.stdout[r.stdout.index("["):])[-1]["avg_ts"]
+
+    def streams(self, model, counts):
+        options = list(self.options)
+        if "-rtr" in options:  # a switch here, an option with a value in llama-bench
+            del options[options.index("-rtr") + 1]
+        r = run(self.batched, "-m", model, "-t", self.threads, "-c", max(counts) * 160, "-npp", 64,
+                "-ntg", 64, "-npl", ",".join(map(str, counts)), *options)
+        out = {}
+        for line in (r.stdout + r.stderr).splitlines():
+            cells = [c.strip() for c in line[line.find("|"):].strip("|").split("|")]
+            if len(cells) == 10 and cells[0] == "64":
+                out[int(cells[2])] = float(cells[7])
+        return out
+
+    def one(self, model, test):
+        if test in ("tg64", "tg64@1", "busy"):
+            return self.bench(model, gen=64)
+        if test == DEPTH:
+            if self.has_depth:
+                return self.bench(model, gen=32, more=("-d", 4096))
+            return self.bench(model, more=("-gp", "4096,32"))
+        if test.startswith("pp"):
+            return self.bench(model, prompt=int(test[2:]), repeat=5 if int(test[2:]) < 64 else 1)
+        if test == "load":
+            return seconds(self.program, "-m", model, "-p", 0, "-n", 1, "-r", 1, "-t",
+                           self.threads, *self.options)
+        if test == "memory":
+            return resident_mb([self.program, "-m", model, "-t", self.threads, "-r", 1,
+                                *(("-p", 0, "-n", 16, "-d", 4080) if self.has_depth
+                                  else ("-p", 0, "-n", 0, "-gp", "4080,16")), *self.options])
+        return None
+
+    def measure(self, model, tests):
+        out = []
+        counts = [int(t[1:]) for t in tests if t[0] == "b" and t[1:].isdigit()]
+        if counts:
+            out += [dict(test=f"b{k}", value=v) for k, v in self.streams(model, counts).items()]
+        for test in tests:
+            if test[0] == "b" and test[1:].isdigit() or test == "firstload":
+                continue
+            spin = taken_core() if test == "busy" else None
+            try:
+                out.append(dict(test=test, value=self.one(model, test)))
+            finally:
+                if spin:
+                    spin.kill()
+                    spin.wait()
+        return out
+
+
+# ---- rounds and tables --------------------------------------------------------------------------
+
+def engines(args):
+    tests = [t for row in args.rows for t in TESTS[row]]
+    all_engines = [Quire(args.threads)] + [Peer(p, args.threads) for p in args.peer]
+    records = []
+    for _ in range(args.rounds):
+        for engine in all_engines:
+            new = [dict(x, engine=engine.name, model=pathlib.Path(args.model).stem,
+                        threads=args.threads) for x in engine.measure(args.model, tests)]
+            records += new
+            if args.save:
+                with open(args.save, "a", encoding="utf-8") as f:
+                    f.writelines(json.dumps(x) + "\n" for x in new)
+    return records
+
+
+def cell(test, value):
+    unit = UNITS.get(test)
+    if unit == "s":
+        return f"{value:.2f} s"
+    return f"{value:.0f} MB" if unit else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def tables(records):
+    names = []
+    for x in records:
+        if x["engine"] not in names and x["engine"] != OURS:
+            names.append(x["engine"])
+    header = ["model", "work", "rounds", OURS, "% of limit", *names, "ratio to the best peer"]
+    order = [t for row in TESTS.values() for t in row]
+    order.insert(order.index("busy"), "tg64@1")
+    rows = []
+    for model in dict.fromkeys(x["model"] for x in records):
+        mine = [x for x in records if x["model"] == model]
+        for test in order:
+            values = {n: [x["value"] for x in mine if x["test"] == test and x["engine"] == n]
+                      for n in [OURS, *names]}
+            ours = values.pop(OURS)
+            if not ours:
+                continue
+            a = median(ours)
+            best = [median(v) for v in values.values() if v]
+            ratio = ""
+            if best:
+                ratio = f"{min(best) / a:.2f}" if test in UNITS else f"{a / max(best):.2f}"
+            percent = [x["percent"] for x in mine if x["test"] == test and "percent" in x]
+            rows.append([model, TITLES.get(test, test), len(ours), cell(test, a),
+                         f"{median(percent):.0f} %" if percent else "",
+                         *(cell(test, median(v)) if v else "" for v in values.values()), ratio])
+        one = median([x["value"] for x in mine if x["test"] == "tg64@1"])
+        busy = median([x["value"] for x in mine if x["test"] == "busy" and x["engine"] == OURS])
+        if busy == busy:
+            rows.append([model, "- against one thread alone", "", f"{busy / one:.2f}", "",
+                         *[""] * len(names), ""])
+    table(header, rows)
+    reads = [x["read"] for x in records if "read" in x]
+    if reads:
+        ops = [x["int8"] for x in records if "int8" in x]
+        print(f"Read bandwidth beside the rounds: median {median(reads):.1f} GB/s, "
+              f"{min(reads):.1f} to {max(reads):.1f}; int8 peak {median(ops):.0f} Gop/s.\n")
+
+
+def report(args):
+    records = []
+    for name in args.files:
+        with open(name, encoding="utf-8") as f:
+            records += [json.loads(line) for line in f]
+    tables(records)
 
 
 # ---- the cluster --------------------------------------------------------------------------------
@@ -235,7 +416,8 @@ def gateway(args):
         p50, p99 = one_token_latency(c, "story")
         rows.append(["1-token request on a kept connection, `story`: p50 / p99, engine included",
                      f"{p50:.2f} / {p99:.2f} ms", "2 ms + engine"])
-        alone = ours(QUIRE.parent / "share/models/story-Q8_0.gguf", ["pp2"], 2)["pp2"]
+        story = QUIRE.parent / "share/models/story-Q8_0.gguf"
+        alone = Quire(2).bench(story, ["pp2"])[0]["tokens_per_s"]
         rows.append(["- of this the engine alone (`quire bench`, 2 prompt tokens)",
                      f"{2000 / alone:.2f} ms", ""])
         rows.append(["1,000 waiting streams in the supervisor",
@@ -270,21 +452,26 @@ def gateway(args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("what", choices=["engine", "gateway", "busy", "all"])
-    p.add_argument("--model", help="GGUF file for the engine comparison")
-    p.add_argument("--peer-bench", help="a peer's bench program")
+    p.add_argument("what", help="rows separated by commas, all, report or gateway")
+    p.add_argument("files", nargs="*", help="for report: files written by --save")
+    p.add_argument("--model", help="GGUF file")
+    p.add_argument("--peer", action="append", default=[], metavar="NAME=DIR [OPTIONS]",
+                   help="folder of a peer's llama-bench and llama-batched-bench")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--tests", default="pp512,tg64")
+    p.add_argument("--save", help="append what is measured to this file")
     args = p.parse_args()
-    if args.what != "gateway" and not args.model:
-        p.error("--model is needed")
-    if args.what in ("engine", "all"):
-        engine(args)
-    if args.what in ("busy", "all"):
-        busy(args)
-    if args.what in ("gateway", "all"):
-        gateway(args)
+    if args.what == "gateway":
+        return gateway(args)
+    if args.what == "report":
+        return report(args)
+    args.rows = list(TESTS) if args.what == "all" else args.what.split(",")
+    unknown = [r for r in args.rows if r not in TESTS]
+    if unknown or args.files or not args.model:
+        p.error(f"unknown: {unknown + args.files}" if unknown or args.files
+                else "--model is needed")
+    tables(engines(args))
+    return None
 
 
 if __name__ == "__main__":

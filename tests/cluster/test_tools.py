@@ -55,10 +55,32 @@ def test_bench_prints_what_was_measured(tmp_path):
     assert sorted((r["test"], r["round"]) for r in rows) == sorted(
         (t, n) for n in (1, 2) for t in tests.split(","))
     for r in rows:
-        if r["test"] != "load":
-            assert r["tokens_per_s"] > 0 and r["percent_of_limit"] > 0
+        assert (r["test"] == "load") == ("tokens_per_s" not in r)
+        assert r.get("tokens_per_s", 1) > 0 and r["seconds"] > 0
+        assert r["read_gb_s"] > 0 and r["percent_of_limit"] > 0
+        assert r["limit_read_gb_s"] > 0 and r["limit_int8_gop_s"] > 0
     r = run(tmp_path, "bench", "--model", STORY, "--tests", "nonsense")
     assert r.returncode == 2 and "nonsense" in r.stderr
+
+
+def test_bench_repeats_rounds_over_threads_and_kv_types(tmp_path):
+    ask = ["bench", "--model", STORY, "--tests", "tg2", "--threads", "1,2", "--kv", "f16,f32",
+           "--rounds", "2"]
+    rows = answers(run(tmp_path, *ask, "--jsonl"))
+    assert [(r["round"], r["threads"], r["kv"]) for r in rows] == [
+        (n, t, kv) for n in (1, 2) for t in (1, 2) for kv in ("f16", "f32")], "not interleaved"
+    table = run(tmp_path, *ask)
+    assert table.returncode == 0
+    lines = table.stdout.splitlines()
+    rounds, medians = lines[:10], lines[11:]
+    assert lines[10] == "" and len(medians) == 2 + 4
+    for part in (rounds, medians):
+        assert len({line.count("|") for line in part}) == 1
+        assert part[0].split("|")[1].strip() == "test" and set(part[1]) == set("|-")
+    for wrong in (["--threads", "two"], ["--threads", "1;2"], ["--threads", ""], ["--kv", "f17"],
+                  ["--kv", "f16,f17"], ["--tests", ""], ["--tests", "b1000"], ["--rounds", "0"]):
+        r = run(tmp_path, "bench", "--model", STORY, *wrong)
+        assert r.returncode == 2 and r.stderr, wrong
 
 
 def test_perplexity_scores_the_second_half_of_each_window(tmp_path):

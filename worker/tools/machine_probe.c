@@ -93,6 +93,7 @@ int probe_machine(struct probe *p, uint32_t n_threads, struct err *e)
     if (rc)
         return rc;
     uint32_t n = pool_threads(pool);
+    p->n_threads = n;
     size_t bytes = (size_t)n * PER_THREAD;
     struct work w = {.loops = loops_of(kern->level)};
     w.mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -11,6 +11,7 @@
 struct probe {
     double read_gb_s;  /* sequential reads from memory, all threads together */
     double int8_gop_s; /* int8 multiply-add pairs of the level's best instruction, as 2 each */
+    uint32_t n_threads;
 };
 
 /* About a third of a second. n_threads 0: physical cores. */

@@ -18,6 +18,9 @@
 #define STREAM_OUT  64
 #define MAX_ROWS    512
 #define MAX_STREAMS 256
+#define MAX_SETUPS  16
+#define SHORT_NS    250000000ULL /* shorter prompts are repeated */
+#define WARM_ROWS   32U
 
 enum kind { TEST_PROMPT, TEST_DECODE, TEST_STREAMS, TEST_LOAD };
 
@@ -31,13 +34,25 @@ struct result {
     double seconds, tokens_per_s, read_gb_s, percent;
 };
 
+/* What all tests are repeated with. */
+struct setup {
+    uint32_t threads; /* 0: physical cores */
+    enum kv_type kv;
+    char kv_name[8];
+};
+
 struct cmd {
     const char *model;
     struct runner_config cfg;
     struct runner run;
     struct probe limit;
-    uint64_t weight_bytes; /* read once per step */
-    double ops_per_token;  /* of a prompt */
+    struct setup setups[MAX_SETUPS];
+    uint32_t n_setups, rounds;
+    const struct setup *open;   /* what run is open with; NULL: not open */
+    uint64_t weight_bytes;      /* read once per step */
+    uint64_t kv_bytes;          /* of a position */
+    double layer_ops, head_ops; /* of a token */
+    double *speeds;             /* [n_setups][n_tests][rounds]: tokens/s or seconds */
     float *logits;
     uint32_t *tokens;
     struct test tests[MAX_TESTS];
@@ -110,6 +125,39 @@ static int parse_tests(struct cmd *c, const char *list, struct err *e)
     return c->n_tests ? 0 : err_set(e, Q_EINVAL, "--tests is empty");
 }
 
+/* Every combination of the thread counts and KV types listed. */
+static int parse_setups(struct cmd *c, const char *threads, const char *kvs, struct err *e)
+{
+    while (*threads) {
+        uint32_t n;
+        if (*threads == '0') {
+            n = 0;
+            threads++;
+        } else if (!number(&threads, 1024, &n)) {
+            return err_set(e, Q_EINVAL, "--threads: numbers up to 1024, separated by commas");
+        }
+        if (*threads && *threads != ',')
+            return err_set(e, Q_EINVAL, "--threads: numbers up to 1024, separated by commas");
+        threads += *threads == ',';
+        for (const char *kv = kvs; *kv;) {
+            struct setup *s = &c->setups[c->n_setups];
+            size_t len = strcspn(kv, ",");
+            if (c->n_setups == MAX_SETUPS || len >= sizeof(s->kv_name))
+                return err_set(e, Q_EINVAL, "--kv %s: f16, q8_0 or f32, %d combinations at most",
+                               kvs, MAX_SETUPS);
+            s->threads = n;
+            memcpy(s->kv_name, kv, len);
+            s->kv_name[len] = 0;
+            int rc = runner_kv_type(s->kv_name, &s->kv, e);
+            if (rc)
+                return rc;
+            c->n_setups++;
+            kv += len + (kv[len] == ',');
+        }
+    }
+    return c->n_setups ? 0 : err_set(e, Q_EINVAL, "--threads or --kv is empty");
+}
+
 /* Positions and places that the largest test needs. */
 static void plan(struct cmd *c)
 {
@@ -138,33 +186,55 @@ static int decode(struct cmd *c, uint32_t n_seqs, uint32_t pos, uint32_t n, stru
     return rc;
 }
 
-static int run_load(struct cmd *c, double *seconds, struct err *e)
+/* Opening once more; the open model stays, so its file is in the page cache. */
+static int run_load(struct cmd *c, struct result *out, struct err *e)
 {
     struct runner r;
     uint64_t t0 = clock_mono_ns();
     int rc = runner_open(&r, c->model, &c->cfg, e);
-    *seconds = (double)(clock_mono_ns() - t0) * 1e-9;
-    if (rc == 0)
-        runner_close(&r);
+    out->seconds = (double)(clock_mono_ns() - t0) * 1e-9;
+    if (rc)
+        return rc;
+    runner_close(&r);
+    out->read_gb_s = (double)c->weight_bytes / out->seconds * 1e-9;
+    out->percent = 100 * out->read_gb_s / c->limit.read_gb_s;
+    return 0;
+}
+
+/* A prompt of n, as often as makes a time worth reading. */
+static int run_prompt(struct cmd *c, uint32_t n, uint32_t *times, struct err *e)
+{
+    uint64_t t0 = clock_mono_ns();
+    int rc = 0;
+    for (*times = 0; rc == 0 && (*times == 0 || clock_mono_ns() - t0 < SHORT_NS); ++*times)
+        rc = runner_feed(&c->run, 0, 0, c->tokens, n, false, c->logits, e);
     return rc;
 }
+
+/* What a test did: steps that each read all weights, tokens through the layers, rows of logits,
+ * KV positions read. */
+struct work {
+    double steps, tokens, outputs, positions;
+};
 
 static int run_test(struct cmd *c, const struct test *t, struct result *out, struct err *e)
 {
     struct runner *r = &c->run;
     uint64_t t0 = 0;
-    uint32_t done = t->n;
-    double steps = t->n;
+    uint32_t times = 1;
+    struct work w = {t->n, t->n, t->n, 0};
     int rc = 0;
 
     memset(out, 0, sizeof(*out));
     switch (t->kind) {
     case TEST_LOAD:
-        return run_load(c, &out->seconds, e);
+        return run_load(c, out, e);
     case TEST_PROMPT:
-        steps = (t->n + MAX_ROWS - 1) / MAX_ROWS;
         t0 = clock_mono_ns();
-        rc = runner_feed(r, 0, 0, c->tokens, t->n, false, c->logits, e);
+        rc = run_prompt(c, t->n, &times, e);
+        w.tokens = (double)t->n * times;
+        w.steps = (double)((t->n + MAX_ROWS - 1) / MAX_ROWS) * times;
+        w.outputs = times;
         break;
     case TEST_DECODE:
         if (t->depth)
@@ -174,12 +244,14 @@ static int run_test(struct cmd *c, const struct test *t, struct result *out, str
         t0 = clock_mono_ns();
         if (rc == 0)
             rc = decode(c, 1, t->depth, t->n, e);
+        w.positions = t->n * (t->depth + (t->n + 1) / 2.0);
         break;
     case TEST_STREAMS:
         for (uint32_t s = 0; rc == 0 && s < t->n; s++)
             rc = runner_feed(r, s, 0, c->tokens + s, STREAM_IN, false, c->logits, e);
-        done = t->n * STREAM_OUT;
-        steps = STREAM_OUT;
+        w.tokens = w.outputs = (double)t->n * STREAM_OUT;
+        w.steps = STREAM_OUT;
+        w.positions = w.tokens * (STREAM_IN + (STREAM_OUT + 1) / 2.0);
         t0 = clock_mono_ns();
         if (rc == 0)
             rc = decode(c, t->n, STREAM_IN, STREAM_OUT, e);
@@ -188,89 +260,173 @@ static int run_test(struct cmd *c, const struct test *t, struct result *out, str
     if (rc)
         return rc;
     out->seconds = (double)(clock_mono_ns() - t0) * 1e-9;
-    out->tokens_per_s = done / out->seconds;
-    out->read_gb_s = (double)c->weight_bytes * steps / out->seconds * 1e-9;
-    /* The tighter of the two limits: reading the weights once per step, multiplying them. */
+    double bytes = (double)c->weight_bytes * w.steps + (double)c->kv_bytes * w.positions;
+    double ops = c->layer_ops * w.tokens + c->head_ops * w.outputs;
+    out->tokens_per_s = w.tokens / out->seconds;
+    out->read_gb_s = bytes / out->seconds * 1e-9;
+    /* The tighter of the two limits: reading weights and keys once, multiplying. */
     double by_read = out->read_gb_s / c->limit.read_gb_s;
-    double by_ops = out->tokens_per_s * c->ops_per_token * 1e-9 / c->limit.int8_gop_s;
+    double by_ops = ops / out->seconds * 1e-9 / c->limit.int8_gop_s;
     out->percent = 100 * NUM_MAX(by_read, by_ops);
     return 0;
+}
+
+/* ---- results ------------------------------------------------------------------------------- */
+
+static void report_json(struct cmd *c, const struct test *t, uint32_t round, const struct result *r)
+{
+    buf_clear(&c->out);
+    jw_obj(&c->out);
+    jw_kstr(&c->out, "test", t->name);
+    jw_kint(&c->out, "round", round);
+    jw_kint(&c->out, "threads", c->limit.n_threads);
+    jw_kstr(&c->out, "kv", c->open->kv_name);
+    jw_knum(&c->out, "seconds", r->seconds);
+    if (t->kind != TEST_LOAD)
+        jw_knum(&c->out, "tokens_per_s", r->tokens_per_s);
+    jw_knum(&c->out, "read_gb_s", r->read_gb_s);
+    jw_knum(&c->out, "percent_of_limit", r->percent);
+    jw_knum(&c->out, "limit_read_gb_s", c->limit.read_gb_s);
+    jw_knum(&c->out, "limit_int8_gop_s", c->limit.int8_gop_s);
+    jw_end_obj(&c->out);
+    printf("%s\n", buf_cstr(&c->out));
 }
 
 static void report(struct cmd *c, const struct test *t, uint32_t round, const struct result *r)
 {
     if (c->jsonl) {
-        buf_clear(&c->out);
-        jw_obj(&c->out);
-        jw_kstr(&c->out, "test", t->name);
-        jw_kint(&c->out, "round", round);
-        if (t->kind == TEST_LOAD) {
-            jw_knum(&c->out, "seconds", r->seconds);
-        } else {
-            jw_knum(&c->out, "tokens_per_s", r->tokens_per_s);
-            jw_knum(&c->out, "read_gb_s", r->read_gb_s);
-            jw_knum(&c->out, "percent_of_limit", r->percent);
-        }
-        jw_end_obj(&c->out);
-        printf("%s\n", buf_cstr(&c->out));
-    } else if (t->kind == TEST_LOAD) {
-        printf("%-14s %5u %12.3f s\n", t->name, round, r->seconds);
+        report_json(c, t, round, r);
     } else {
-        printf("%-14s %5u %12.2f %10.2f %9.1f\n", t->name, round, r->tokens_per_s, r->read_gb_s,
-               r->percent);
+        char speed[32];
+        if (t->kind == TEST_LOAD) {
+            snprintf(speed, sizeof(speed), "%.3f s", r->seconds);
+        } else {
+            snprintf(speed, sizeof(speed), "%.2f", r->tokens_per_s);
+        }
+        printf("| %-12s | %7u | %-4s | %5u | %10s | %9.2f | %10.1f | %10.0f | %7.1f |\n", t->name,
+               c->limit.n_threads, c->open->kv_name, round, speed, r->read_gb_s, c->limit.read_gb_s,
+               c->limit.int8_gop_s, r->percent);
     }
     fflush(stdout);
 }
 
-static int run_all(struct cmd *c, uint32_t rounds, struct err *e)
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The middle of all rounds, as a second table. */
+static void report_medians(struct cmd *c)
+{
+    printf("\n| test         | threads | KV   |     median |\n"
+           "|--------------|---------|------|------------|\n");
+    for (uint32_t s = 0; s < c->n_setups; s++) {
+        for (uint32_t i = 0; i < c->n_tests; i++) {
+            double *x = c->speeds + ((size_t)s * c->n_tests + i) * c->rounds;
+            qsort(x, c->rounds, sizeof(*x), by_value);
+            double mid = (x[(c->rounds - 1) / 2] + x[c->rounds / 2]) / 2;
+            bool load = c->tests[i].kind == TEST_LOAD;
+            printf("| %-12s | %7u | %-4s | %*.*f%s |\n", c->tests[i].name, c->setups[s].threads,
+                   c->setups[s].kv_name, load ? 8 : 10, load ? 3 : 2, mid, load ? " s" : "");
+        }
+    }
+}
+
+/* ---- all rounds ---------------------------------------------------------------------------- */
+
+static int open_setup(struct cmd *c, const struct setup *s, struct err *e)
+{
+    if (c->open == s)
+        return 0;
+    if (c->open)
+        runner_close(&c->run);
+    c->open = NULL;
+    c->cfg.n_threads = s->threads;
+    c->cfg.kv = s->kv;
+    int rc = runner_open(&c->run, c->model, &c->cfg, e);
+    if (rc)
+        return rc;
+    c->open = s;
+    const struct backend_ops *ops = c->run.stage->ops;
+    c->weight_bytes = ops->weight_bytes(c->run.stage);
+    c->kv_bytes = ops->kv_bytes(c->run.stage) / ((uint64_t)c->run.n_positions * c->run.n_seqs);
+    return runner_feed(&c->run, 0, 0, c->tokens, WARM_ROWS, false, c->logits, e);
+}
+
+static int run_round(struct cmd *c, uint32_t round, struct err *e)
 {
     int rc = 0;
-    if (!c->jsonl) {
-        printf("limits: %.1f GB/s reads, %.0f Gop/s int8\n", c->limit.read_gb_s,
-               c->limit.int8_gop_s);
-        printf("%-14s %5s %12s %10s %9s\n", "test", "round", "tokens/s", "read GB/s", "% limit");
-    }
-    for (uint32_t round = 1; rc == 0 && round <= rounds; round++) {
+    for (uint32_t s = 0; rc == 0 && s < c->n_setups; s++) {
+        rc = open_setup(c, &c->setups[s], e);
         /* Memory bandwidth of a shared machine drifts: measured beside each round. */
-        rc = probe_machine(&c->limit, c->cfg.n_threads, e);
+        if (rc == 0)
+            rc = probe_machine(&c->limit, c->cfg.n_threads, e);
+        if (rc == 0)
+            c->setups[s].threads = c->limit.n_threads;
         for (uint32_t i = 0; rc == 0 && i < c->n_tests; i++) {
             struct result res;
             rc = run_test(c, &c->tests[i], &res, e);
-            if (rc == 0)
+            if (rc == 0) {
                 report(c, &c->tests[i], round, &res);
+                c->speeds[((size_t)s * c->n_tests + i) * c->rounds + round - 1] =
+                    c->tests[i].kind == TEST_LOAD ? res.seconds : res.tokens_per_s;
+            }
         }
     }
     return rc;
 }
 
+static int run_all(struct cmd *c, struct err *e)
+{
+    int rc = 0;
+    if (!c->jsonl)
+        printf("| test         | threads | KV   | round |   tokens/s | read GB/s | limit GB/s |"
+               " int8 Gop/s | %% limit |\n"
+               "|--------------|---------|------|-------|------------|-----------|------------|"
+               "------------|---------|\n");
+    for (uint32_t round = 1; rc == 0 && round <= c->rounds; round++)
+        rc = run_round(c, round, e);
+    if (rc == 0 && !c->jsonl && c->rounds > 1)
+        report_medians(c);
+    return rc;
+}
+
 static int open_all(struct cmd *c, struct err *e)
 {
+    struct model *m = NULL;
+    char *path = NULL;
     plan(c);
-    int rc = runner_open(&c->run, c->model, &c->cfg, e);
+    int rc = tools_model_path(c->model, &path, e);
+    if (rc == 0)
+        rc = model_open(&m, path, e);
+    free(path);
     if (rc)
         return rc;
-    const struct model_hparams *h = model_hparams(c->run.model);
-    c->weight_bytes = c->run.stage->ops->weight_bytes(c->run.stage);
+    const struct model_hparams *h = model_hparams(m);
     uint64_t per_layer = (uint64_t)h->width * (h->n_heads + h->n_kv_heads) * h->head_dim_k +
                          (uint64_t)h->width * h->n_kv_heads * h->head_dim_v +
                          (uint64_t)h->n_heads * h->head_dim_v * h->width +
                          3ULL * h->width * h->n_ff;
-    c->ops_per_token = 2.0 * (double)per_layer * h->n_layers;
-    uint32_t n = NUM_MAX(c->cfg.n_positions, 512U) + MAX_STREAMS;
-    c->logits = malloc((size_t)c->cfg.n_seqs * h->n_vocab * sizeof(*c->logits));
+    uint32_t n = NUM_MAX(c->cfg.n_positions, 512U) + MAX_STREAMS, n_vocab = h->n_vocab;
+    c->layer_ops = 2.0 * (double)per_layer * h->n_layers;
+    c->head_ops = 2.0 * (double)h->width * n_vocab;
+    model_close(m);
+    c->logits = malloc((size_t)c->cfg.n_seqs * n_vocab * sizeof(*c->logits));
     c->tokens = malloc(n * sizeof(*c->tokens));
-    if (!c->logits || !c->tokens)
+    c->speeds = calloc((size_t)c->n_setups * c->n_tests * c->rounds, sizeof(*c->speeds));
+    if (!c->logits || !c->tokens || !c->speeds)
         return err_set(e, Q_ENOMEM, "no memory for the logits");
     for (uint32_t i = 0; i < n; i++)
-        c->tokens[i] = (i * 2654435761U >> 8) % h->n_vocab;
-    return probe_machine(&c->limit, c->cfg.n_threads, e);
+        c->tokens[i] = (i * 2654435761U >> 8) % n_vocab;
+    return 0;
 }
 
 int tool_bench(int argc, char **argv)
 {
     struct cmd c = {.n_tests = 0};
-    const char *tests = "pp512,tg128", *kv = "f16", *pack = NULL;
-    int64_t threads = 0, rounds = 3;
+    const char *tests = "pp512,tg128", *kv = "f16", *threads = "0", *pack = NULL;
+    int64_t rounds = 3;
     struct err e = {0};
     int n_pos;
     const struct opt opts[] = {
@@ -278,9 +434,9 @@ int tool_bench(int argc, char **argv)
         {"tests", NULL, OPT_STR, &tests, "T,...",
          "ppN: prompt; tgN, tgN@dM: one stream, after M positions; bK: K streams; load", 0, 0},
         {"jsonl", NULL, OPT_FLAG, &c.jsonl, NULL, "one JSON object a test and round", 0, 0},
-        {"threads", "t", OPT_INT, &threads, "N", "threads (default: physical cores)", 0, 1024},
+        {"threads", "t", OPT_STR, &threads, "N,...", "threads (default: physical cores)", 0, 0},
         {"rounds", NULL, OPT_INT, &rounds, "N", "times to run all tests (default 3)", 1, 1000},
-        {"kv", NULL, OPT_STR, &kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", 0, 0},
+        {"kv", NULL, OPT_STR, &kv, "TYPE,...", "KV cache: f16 (default), q8_0 or f32", 0, 0},
         {"pack-cache", NULL, OPT_STR, &pack, "MODE", PACK_MODE_HELP, 0, 0},
     };
     const struct opts_cmd spec = {
@@ -302,21 +458,23 @@ int tool_bench(int argc, char **argv)
     if (rc == OPTS_RUN)
         rc = parse_tests(&c, tests, &e);
     if (rc == OPTS_RUN)
-        rc = runner_kv_type(kv, &c.cfg.kv, &e);
+        rc = parse_setups(&c, threads, kv, &e);
     if (rc == OPTS_RUN)
         rc = pack_mode_parse(pack, &c.cfg.pack, &e);
     if (rc) {
         fprintf(stderr, "quire bench: %s\n", e.msg);
         return 2;
     }
-    c.cfg.n_threads = (uint32_t)threads;
+    c.rounds = (uint32_t)rounds;
     rc = open_all(&c, &e);
     if (rc == 0)
-        rc = run_all(&c, (uint32_t)rounds, &e);
-    runner_close(&c.run);
+        rc = run_all(&c, &e);
+    if (c.open)
+        runner_close(&c.run);
     buf_fini(&c.out);
     free(c.logits);
     free(c.tokens);
+    free(c.speeds);
     if (rc == 0 && fflush(stdout) == 0)
         return 0;
     fprintf(stderr, "quire bench: %s\n", rc ? e.msg : "cannot write the output");
