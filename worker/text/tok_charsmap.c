@@ -129,7 +129,7 @@ int sp_normalize(const struct tok_sp_norm *sp, const char *s, size_t n, unsigned
             break;
         from += len;
     }
-    if (from == n)
+    if (from == n && (ends & SP_TAIL))
         return 0;
     size_t base = out->len;
     if (sp->dummy_prefix && !sp->space_after && (ends & SP_HEAD))

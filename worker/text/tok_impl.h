@@ -80,7 +80,8 @@ enum {
     FLAG_RSTRIP = 2,     /* and after it */
     FLAG_WORD = 4,       /* not inside a word */
     FLAG_NORMALIZED = 8, /* looked for in the normalised text */
-    FLAG_ADDED = 16      /* stands in added_tokens */
+    FLAG_ADDED = 16,     /* stands in added_tokens */
+    FLAG_MODEL = 32      /* and in the model's vocabulary */
 };
 
 /* A trie of bytes for Unigram; the children of a node lie side by side. */
@@ -101,6 +102,7 @@ struct tok_deco {
     char strip; /* up to n_strip of these go from the start of a text */
     unsigned n_strip;
     bool hold_space; /* one space at the end of a text goes */
+    bool shows_unk;  /* the unknown token is printed */
     bool no_repeat;  /* CTC: a token right after itself is nothing */
 };
 
@@ -138,8 +140,10 @@ struct tokenizer {
     uint32_t max_word;  /* WORDPIECE: characters */
     bool newline_whole; /* CHAR_BPE: a piece of newlines that is a token is not merged */
 
-    struct tok_special special[2]; /* in the text as it is; in the normalised text */
-    struct tok_strings norm_text;  /* texts of special[1] */
+    /* In the text as it is; in the normalised text; in the text as it is where parts of it are
+     * marked: also control tokens that are otherwise looked for in the normalised text. */
+    struct tok_special special[3];
+    struct tok_strings norm_text; /* texts of special[1] */
     uint8_t *flag;
 
     struct tok_deco deco;
@@ -155,6 +159,13 @@ static inline const char *tok_str(const struct tok_strings *s, uint32_t i, size_
 {
     *n = s->at[i + 1] - s->at[i] - 1;
     return s->blob.data + s->at[i];
+}
+
+/* Does the model itself know this token? */
+static inline bool tok_in_model(const struct tokenizer *t, uint32_t id)
+{
+    return t->type[id] != TOK_CONTROL && t->type[id] != TOK_UNKNOWN && t->type[id] != TOK_SHOWN &&
+           (t->flag[id] & (FLAG_ADDED | FLAG_MODEL)) != FLAG_ADDED;
 }
 
 /* ---- tok_vocab.c ---- */
@@ -296,6 +307,8 @@ Q_MUST_CHECK int tok_word_load_gguf(struct tokenizer *t, const struct gguf *g, s
 Q_MUST_CHECK int tok_word_encode(const struct tokenizer *t, const char *s, size_t n,
                                  struct token_list *out, struct err *e);
 
+/* The id of a text, TOKEN_NONE if no token has it; looks at all tokens. */
+uint32_t tok_vocab_find(const struct tokenizer *t, const char *text, size_t n);
 /* An empty tokeniser; NULL: no memory. */
 struct tokenizer *tok_new(struct err *e);
 /* Where all else is loaded: n_head, n_tail from bos, eos and the flags. */

@@ -191,8 +191,10 @@ static int add_word(struct rx_set *s)
 {
     size_t n;
     const struct uni_run *runs = uni_runs(&n);
-    static const uint32_t odd[][2] = {
-        {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+    /* Alphabetic symbols, and Latin-1's superscripts and fractions, which Oniguruma counts. */
+    static const uint32_t odd[][2] = {{0x24B6, 0x24E9},   {0x1F130, 0x1F149}, {0x1F150, 0x1F169},
+                                      {0x1F170, 0x1F189}, {0xB2, 0xB3},       {0xB9, 0xB9},
+                                      {0xBC, 0xBE}};
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
         uint16_t c = runs[i].cat;

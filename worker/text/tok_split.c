@@ -185,13 +185,15 @@ static unsigned fixed_script(uint32_t cp)
 static int cut_scripts(struct parts *p, size_t n)
 {
     unsigned last = UINT32_MAX;
-    size_t done = 0;
+    size_t done = n; /* spaces before the first script are dropped, as published */
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0;) {
         struct uni_char c = uni_next(p->s + i, n - i);
         unsigned script = fixed_script(c.cp);
         if (script != 0) {
-            if (script != last && i > done) {
+            if (last == UINT32_MAX) {
+                done = i;
+            } else if (script != last) {
                 rc = part(p, done, i, false);
                 done = i;
             }

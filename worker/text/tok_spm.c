@@ -76,18 +76,25 @@ static void pair_by_text(const struct tokenizer *t, const char *piece, struct to
     a->merged = id;
 }
 
+/* after_unk: the symbol before was unknown too; then SentencePiece makes one of both. */
 static int put_symbol(const struct tokenizer *t, const char *text, const struct tok_sym *s,
-                      struct token_list *out, struct err *e)
+                      bool *after_unk, struct token_list *out, struct err *e)
 {
+    bool after = *after_unk;
+    *after_unk = false;
     if (s->id != TOKEN_NONE)
         return tok_push(out, s->id, e);
     bool all = true;
     for (uint32_t i = 0; i < s->len; i++) {
         all = all && t->byte_id[(unsigned char)text[s->pos + i]] != TOKEN_NONE;
     }
-    if (!all)
-        return t->unk != TOKEN_NONE ? tok_push(out, t->unk, e) : 0;
     int rc = 0;
+    if (!all) {
+        *after_unk = true;
+        if (t->unk != TOKEN_NONE && !(after && t->fuse_unk))
+            rc = tok_push(out, t->unk, e);
+        return rc;
+    }
     for (uint32_t i = 0; i < s->len && rc == 0; i++) {
         rc = tok_push(out, t->byte_id[(unsigned char)text[s->pos + i]], e);
     }
@@ -99,6 +106,7 @@ static int encode_word(const struct tokenizer *t, const char *s, size_t n, struc
                        struct token_list *out, struct err *e)
 {
     size_t k = 0;
+    bool after_unk = false;
     int rc = tok_work_syms(w, n, e);
     if (rc)
         return rc;
@@ -110,7 +118,7 @@ static int encode_word(const struct tokenizer *t, const char *s, size_t n, struc
     }
     rc = tok_merge_all(t, w, s, k, pair_by_text, e);
     for (uint32_t i = 0; rc == 0 && i != TOKEN_NONE; i = w->sym[i].next)
-        rc = put_symbol(t, s, &w->sym[i], out, e);
+        rc = put_symbol(t, s, &w->sym[i], &after_unk, out, e);
     return rc;
 }
 

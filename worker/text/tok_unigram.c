@@ -131,14 +131,14 @@ int tok_unigram_load(struct tokenizer *t, struct err *e)
             rc = err_set(e, Q_EINVAL, "token %u has no finite score", i);
             break;
         }
-        if (t->type[i] == TOK_NORMAL || t->type[i] == TOK_USER) {
+        if (tok_in_model(t, i) && (t->type[i] == TOK_NORMAL || t->type[i] == TOK_USER)) {
             if (!any || t->score[i] < least)
                 least = t->score[i];
             any = true;
             if (len > 0)
                 ids[n++] = i;
         }
-        if (t->type[i] == TOK_USER)
+        if (t->type[i] == TOK_USER && !(t->flag[i] & FLAG_ADDED))
             t->score[i] = 0;
     }
     t->unk_score = least - UNK_PENALTY;

@@ -253,15 +253,20 @@ static int load_flag(const struct gguf *g, const char *key, bool *flag, struct e
     return rc == Q_ENOTFOUND ? 0 : rc;
 }
 
-static uint32_t find_text(const struct tokenizer *t, const char *text)
+uint32_t tok_vocab_find(const struct tokenizer *t, const char *text, size_t want)
 {
-    size_t want = strlen(text), n;
+    size_t n;
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         const char *s = tok_str(&t->text, i, &n);
         if (n == want && memcmp(s, text, n) == 0)
             return i;
     }
     return TOKEN_NONE;
+}
+
+static uint32_t find_text(const struct tokenizer *t, const char *text)
+{
+    return tok_vocab_find(t, text, strlen(text));
 }
 
 static const char *const eog_texts[] = {
@@ -302,6 +307,26 @@ static void unset_eog(struct tokenizer *t, const char *text)
         t->eog[id] = 0;
 }
 
+/* What some families do otherwise. */
+static void fix_eog(struct tokenizer *t)
+{
+    if (t->eos != TOKEN_NONE)
+        t->eog[t->eos] = 1;
+    if (find_text(t, "<|return|>") != TOKEN_NONE && find_text(t, "<|call|>") != TOKEN_NONE) {
+        /* gpt-oss: <|end|> only closes a message, and the channel marks are output to read. */
+        static const char *const shown[] = {"<|channel|>", "<|message|>", "<|start|>",
+                                            "<|constrain|>"};
+        unset_eog(t, "<|end|>");
+        for (size_t i = 0; i < NUM_COUNT(shown); i++) {
+            uint32_t id = find_text(t, shown[i]);
+            if (id != TOKEN_NONE)
+                t->type[id] = TOK_SHOWN;
+        }
+    }
+    if (find_text(t, "<|tool_response>") != TOKEN_NONE)
+        unset_eog(t, "</s>");
+}
+
 void tok_vocab_find_eog(struct tokenizer *t, bool has_types)
 {
     for (uint32_t i = 0; i < t->n_vocab; i++) {
@@ -321,26 +346,7 @@ void tok_vocab_find_eog(struct tokenizer *t, bool has_types)
             break;
         }
     }
-}
-
-/* What some families do otherwise. */
-static void fix_eog(struct tokenizer *t)
-{
-    if (t->eos != TOKEN_NONE)
-        t->eog[t->eos] = 1;
-    if (find_text(t, "<|return|>") != TOKEN_NONE && find_text(t, "<|call|>") != TOKEN_NONE) {
-        /* gpt-oss: <|end|> only closes a message, and the channel marks are output to read. */
-        static const char *const shown[] = {"<|channel|>", "<|message|>", "<|start|>",
-                                            "<|constrain|>"};
-        unset_eog(t, "<|end|>");
-        for (size_t i = 0; i < NUM_COUNT(shown); i++) {
-            uint32_t id = find_text(t, shown[i]);
-            if (id != TOKEN_NONE)
-                t->type[id] = TOK_SHOWN;
-        }
-    }
-    if (find_text(t, "<|tool_response>") != TOKEN_NONE)
-        unset_eog(t, "</s>");
+    fix_eog(t);
 }
 
 static int load_eog(struct tokenizer *t, const struct gguf *g, struct err *e)
@@ -453,7 +459,6 @@ static int load_special(struct tokenizer *t, struct err *e)
 int tok_vocab_finish(struct tokenizer *t, bool has_types, struct err *e)
 {
     tok_vocab_find_eog(t, has_types);
-    fix_eog(t);
     return load_special(t, e);
 }
 
@@ -661,7 +666,7 @@ static int add_text(struct tokenizer *t, uint32_t id, uint8_t *plain, struct buf
             t->byte_id[byte] = id;
         return tok_strings_add(&t->bytes, &c, 1, e);
     }
-    if (t->type[id] == TOK_CONTROL || t->type[id] == TOK_UNKNOWN || t->type[id] == TOK_SHOWN)
+    if (!tok_in_model(t, id))
         return tok_strings_add(&t->bytes, s, n, e);
     plain[id] = n > 0;
     if (tok_word_end(s, n) < n)

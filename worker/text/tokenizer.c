@@ -184,7 +184,7 @@ void tokenizer_close(struct tokenizer *t)
     free(t->score);
     free(t->cont);
     free(t->suffix);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         free(t->special[i].ids);
         free(t->special[i].texts);
     }
@@ -298,7 +298,8 @@ static size_t space_after(const char *s, size_t n, size_t pos)
 static int encode_level(struct encoder *en, unsigned level, const char *s, size_t n, unsigned place)
 {
     const struct tokenizer *t = en->t;
-    const struct tok_special *set = &t->special[level];
+    const struct tok_special *set =
+        &t->special[level == 0 && en->mark && t->special[2].n ? 2 : level];
     int (*put)(struct encoder *, const char *, size_t, unsigned) =
         level == 0 ? put_fragment : put_normal;
     unsigned before = place & (AT_START | AFTER_CONTROL);
@@ -335,7 +336,10 @@ static int encode_level(struct encoder *en, unsigned level, const char *s, size_
 static int put_fragment(struct encoder *en, const char *s, size_t n, unsigned place)
 {
     const struct tokenizer *t = en->t;
-    if (n == 0)
+    /* Before a user's token at the start SentencePiece's prefix stands alone. */
+    bool alone =
+        t->sp_on && (place & (AT_START | AFTER_CONTROL)) && !(place & (AT_END | BEFORE_CONTROL));
+    if (n == 0 && !alone)
         return 0;
     if (t->nfc && uni_needs_nfc(s, n)) {
         buf_clear(&en->a);
@@ -425,7 +429,7 @@ int tokenizer_encode_marked(const struct tokenizer *t, const char *text, size_t 
 
 static bool is_hidden(const struct tokenizer *t, uint32_t id)
 {
-    return t->type[id] == TOK_CONTROL || t->type[id] == TOK_UNKNOWN;
+    return t->type[id] == TOK_CONTROL || (t->type[id] == TOK_UNKNOWN && !t->deco.shows_unk);
 }
 
 int tokenizer_piece(const struct tokenizer *t, uint32_t id, bool special, struct buf *out)
@@ -536,6 +540,8 @@ int detok_put(struct detok *d, uint32_t id, struct buf *out)
     size_t n;
     const char *s = tok_str(d->first && t->deco.has_first ? &t->deco.first : &t->bytes, id, &n);
     d->first = false;
+    if (t->type[id] == TOK_UNKNOWN)
+        d->strip = 0;
     while (n > 0 && d->strip > 0 && *s == t->deco.strip) {
         s++;
         n--;

@@ -21,6 +21,17 @@ struct token_list {
 /* From tokenizer.ggml.* metadata. Refuses unknown models and pre-tokenisers by name. Copies
  * what it needs: the gguf may be closed afterwards. */
 Q_MUST_CHECK int tokenizer_open_gguf(struct tokenizer **out, const struct gguf *g, struct err *e);
+/* From the text of a Hugging Face tokenizer.json, text[n] == 0. What it names and is not built is
+ * refused by name. Truncation and padding are not applied. */
+Q_MUST_CHECK int tokenizer_open_json(struct tokenizer **out, const char *text, size_t n,
+                                     struct err *e);
+/* From a SentencePiece model (.model: Unigram, BPE). */
+Q_MUST_CHECK int tokenizer_open_sp(struct tokenizer **out, const void *data, size_t n,
+                                   struct err *e);
+/* From a file of any of these kinds, told by its content, or a folder that holds one: of several
+ * tokenizer.json, then a SentencePiece model, then a GGUF. In a folder tokenizer_config.json and
+ * generation_config.json say which tokens begin and end a text. */
+Q_MUST_CHECK int tokenizer_open_path(struct tokenizer **out, const char *path, struct err *e);
 void tokenizer_close(struct tokenizer *t);
 
 /* Append the ids of text[0..n). add_special: BOS/EOS as the model wants them (BOS is not

@@ -22,16 +22,15 @@ struct cmd {
     struct tokenizer *tok;
 };
 
+/* A vocabulary by its path, else a model by its name. */
 static int open_model(struct cmd *c, struct err *e)
 {
-    struct gguf *g = NULL;
     char *path = NULL;
+    if (fs_exists(c->model))
+        return tokenizer_open_path(&c->tok, c->model, e);
     int rc = tools_model_path(c->model, &path, e);
     if (rc == 0)
-        rc = gguf_open(&g, path, e);
-    if (rc == 0)
-        rc = tokenizer_open_gguf(&c->tok, g, e);
-    gguf_close(g);
+        rc = tokenizer_open_path(&c->tok, path, e);
     free(path);
     return rc;
 }
@@ -139,7 +138,8 @@ int tool_tokenize(int argc, char **argv)
 {
     struct cmd c = {0};
     const struct opt opts[] = {
-        {"model", "m", OPT_STR, &c.model, "MODEL", "a GGUF file or the name of a model", 0, 0},
+        {"model", "m", OPT_STR, &c.model, "MODEL",
+         "a GGUF file, tokenizer.json, SentencePiece model, a folder with one, or a name", 0, 0},
         {"jsonl", NULL, OPT_FLAG, &c.jsonl, NULL, "one JSON object a line in, one a line out", 0,
          0},
         {"no-add-special", NULL, OPT_FLAG, &c.no_special, NULL, "do not add BOS and EOS", 0, 0},
@@ -261,7 +261,8 @@ int tool_detokenize(int argc, char **argv)
 {
     struct cmd c = {0};
     const struct opt opts[] = {
-        {"model", "m", OPT_STR, &c.model, "MODEL", "a GGUF file or the name of a model", 0, 0},
+        {"model", "m", OPT_STR, &c.model, "MODEL",
+         "a GGUF file, tokenizer.json, SentencePiece model, a folder with one, or a name", 0, 0},
         {"jsonl", NULL, OPT_FLAG, &c.jsonl, NULL, "one JSON object a line in, one a line out", 0,
          0},
         {"no-special", NULL, OPT_FLAG, &c.plain, NULL, "leave out the texts of control tokens", 0,

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/text/tok_json.h"
+
+#include "base/utf8.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_STRING ((size_t)16 << 20)
+#define MAX_DEPTH  64U
+
+void tj_init(struct tj *j, const char *text, size_t n, struct err *e)
+{
+    *j = (struct tj){.start = text, .p = text, .end = text + n, .e = e};
+    buf_init(&j->tmp, MAX_STRING);
+}
+
+void tj_fini(struct tj *j)
+{
+    buf_fini(&j->tmp);
+}
+
+static int bad(struct tj *j, const char *what)
+{
+    return err_set(j->e, Q_EINVAL, "byte %zu: %s", (size_t)(j->p - j->start), what);
+}
+
+char tj_peek(struct tj *j)
+{
+    while (j->p < j->end && (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
+        j->p++;
+    return j->p < j->end ? *j->p : '\0';
+}
+
+static int hex4(struct tj *j, uint32_t *v)
+{
+    *v = 0;
+    if (j->end - j->p < 4)
+        return bad(j, "a \\u that ends too early");
+    for (int i = 0; i < 4; i++, j->p++) {
+        char c = *j->p;
+        int d = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
+        if (d < 0)
+            return bad(j, "a \\u without four digits");
+        *v = *v << 4 | (uint32_t)d;
+    }
+    return 0;
+}
+
+static int escape(struct tj *j)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char c = j->p < j->end ? *j->p++ : '\0';
+    const char *at = c ? strchr(from, c) : NULL;
+    if (at) {
+        buf_putc(&j->tmp, to[at - from]);
+        return 0;
+    }
+    if (c != 'u')
+        return bad(j, "an unknown escape");
+    uint32_t cp, low;
+    char out[4];
+    int rc = hex4(j, &cp);
+    if (rc == 0 && cp >= 0xD800 && cp < 0xDC00 && j->end - j->p >= 6 && j->p[0] == '\\' &&
+        j->p[1] == 'u') {
+        j->p += 2;
+        rc = hex4(j, &low);
+        if (rc == 0 && (low < 0xDC00 || low > 0xDFFF))
+            rc = bad(j, "half a surrogate pair");
+        cp = 0x10000 + ((cp - 0xD800) << 10) + (low - 0xDC00);
+    } else if (rc == 0 && cp >= 0xD800 && cp < 0xE000) {
+        rc = bad(j, "half a surrogate pair");
+    }
+    if (rc == 0)
+        buf_put(&j->tmp, out, utf8_encode(out, cp));
+    return rc;
+}
+
+int tj_string(struct tj *j, struct gguf_str *out)
+{
+    if (tj_peek(j) != '"')
+        return bad(j, "a string is expected");
+    const char *from = ++j->p;
+    while (j->p < j->end && *j->p != '"' && *j->p != '\\') {
+        if ((unsigned char)*j->p < 0x20)
+            return bad(j, "a control character in a string");
+        j->p++;
+    }
+    if (j->p < j->end && *j->p == '"') {
+        *out = (struct gguf_str){from, (size_t)(j->p - from)};
+        j->p++;
+        return 0;
+    }
+    buf_clear(&j->tmp);
+    for (;;) {
+        buf_put(&j->tmp, from, (size_t)(j->p - from));
+        if (j->p == j->end)
+            return bad(j, "a string without an end");
+        char c = *j->p++;
+        if (c == '"')
+            break;
+        int rc = escape(j);
+        if (rc)
+            return rc;
+        from = j->p;
+        while (j->p < j->end && *j->p != '"' && *j->p != '\\') {
+            if ((unsigned char)*j->p < 0x20)
+                return bad(j, "a control character in a string");
+            j->p++;
+        }
+    }
+    if (j->tmp.failed)
+        return bad(j, "a string that is too long");
+    *out = (struct gguf_str){buf_cstr(&j->tmp), j->tmp.len};
+    return 0;
+}
+
+int tj_number(struct tj *j, double *out)
+{
+    char c = tj_peek(j), *end;
+    if (c != '-' && (c < '0' || c > '9'))
+        return bad(j, "a number is expected");
+    if (c != '-') { /* ids: digits only */
+        const char *p = j->p;
+        uint64_t v = 0;
+        while (*p >= '0' && *p <= '9' && p - j->p < 15)
+            v = v * 10 + (uint64_t)(*p++ - '0');
+        if (*p != '.' && *p != 'e' && *p != 'E' && (*p < '0' || *p > '9')) {
+            j->p = p;
+            *out = (double)v;
+            return 0;
+        }
+    }
+    *out = strtod(j->p, &end);
+    if (end == j->p || end > j->end)
+        return bad(j, "a number is expected");
+    j->p = end;
+    return 0;
+}
+
+int tj_skip(struct tj *j)
+{
+    char open[MAX_DEPTH];
+    unsigned depth = 0;
+    do {
+        struct gguf_str s;
+        char c = tj_peek(j);
+        int rc = 0;
+        if (c == '"') {
+            rc = tj_string(j, &s);
+        } else if (c == '{' || c == '[') {
+            if (depth == MAX_DEPTH)
+                return bad(j, "nesting is too deep");
+            open[depth++] = c;
+            j->p++;
+        } else if (c == '}' || c == ']') {
+            if (depth == 0 || (open[depth - 1] == '{') != (c == '}'))
+                return bad(j, "a bracket that closes nothing");
+            depth--;
+            j->p++;
+        } else if (c == ',' || c == ':') {
+            if (depth == 0)
+                return bad(j, "a value is expected");
+            j->p++;
+        } else {
+            const char *from = j->p;
+            while (j->p < j->end && !strchr(" \n\r\t,:{}[]\"", *j->p))
+                j->p++;
+            if (j->p == from)
+                return bad(j, "a value is expected");
+        }
+        if (rc)
+            return rc;
+    } while (depth > 0);
+    return 0;
+}
+
+static int next(struct tj *j, int *state, char open, char close)
+{
+    char c = tj_peek(j);
+    if (*state == 0) {
+        if (c != open)
+            return bad(j, open == '{' ? "an object is expected" : "an array is expected");
+        j->p++;
+        c = tj_peek(j);
+    } else if (c == ',') {
+        j->p++;
+        if (tj_peek(j) != close)
+            return 1;
+        return bad(j, "a value is expected");
+    } else if (c != close) {
+        return bad(j, "',' or a closing bracket is expected");
+    }
+    if (c == close) {
+        j->p++;
+        return 0;
+    }
+    *state = 1;
+    return 1;
+}
+
+int tj_member(struct tj *j, int *state, struct gguf_str *key)
+{
+    int rc = next(j, state, '{', '}');
+    if (rc != 1)
+        return rc;
+    rc = tj_string(j, key);
+    if (rc)
+        return rc;
+    if (tj_peek(j) != ':')
+        return bad(j, "':' is expected");
+    j->p++;
+    return 1;
+}
+
+int tj_element(struct tj *j, int *state)
+{
+    return next(j, state, '[', ']');
+}
