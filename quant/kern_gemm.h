@@ -115,12 +115,19 @@ INLINE vi gemm_sum(const struct kern_shape s, size_t start, const struct kern_ac
     return vi_set32(v);
 }
 
+/* Tokens at once. With two scales the first halves' sums need registers too. */
+INLINE uint32_t tile_of(const struct kern_shape s)
+{
+    return halves(s) ? 4 : TILE;
+}
+
 /* Accumulator i is of token i / panels and panel i % panels. */
 INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const unsigned panels,
                       const unsigned tile, uint32_t t0)
 {
     enum { MOST = 2 * TILE };
-    alignas(64) float acc[MOST][R], part[MOST][R];
+    alignas(64) float acc[MOST][R];
+    vf part[MOST]; /* of the first halves */
     const unsigned n = tile * panels;
     const struct kern_act *a = m->acts + t0 * m->stride;
     const struct strip_block *w = m->strip;
@@ -145,10 +152,9 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
                 UNROLL for (unsigned i = 0; i < n; i++)
                 {
                     const struct strip_block *v = w + i % panels * STRIP;
-                    vf_store(part[i], scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less)));
+                    part[i] = scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less));
                     sum[i] = start_sum(s, &a[i / panels * stride], 1);
                 }
-                IN_MEMORY;
             }
             vi c[2] = {vi_load(w->code[g]), vi_load(w[(panels - 1) * STRIP].code[g])};
             UNROLL for (unsigned t = 0; t < tile; t++)
@@ -161,8 +167,7 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
         UNROLL for (unsigned i = 0; i < n; i++)
         {
             const struct strip_block *v = w + i % panels * STRIP;
-            vf one = halves(s) ? vf_load(part[i])
-                               : scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less));
+            vf one = halves(s) ? part[i] : scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less));
             vf_store(acc[i],
                      finish_block(s, vf_load(v->scale[1]), vf_load(v->min[0]), vf_load(v->min[1]),
                                   &a[i / panels * stride], one, sum[i], vf_load(acc[i])));
@@ -193,19 +198,18 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
     GEMM_CASE(shape, panels, 7)                                                                    \
     GEMM_CASE(shape, panels, 8)
 #endif
-#define GEMM_TILES(name, shape)                                                                    \
+#define GEMM_TILES(name, shape, cases)                                                             \
     static void name(const struct gemm *m, unsigned panels, unsigned tile, uint32_t t0)            \
     {                                                                                              \
         switch (16 * panels + tile) {                                                              \
-            GEMM_CASES(shape, 1)                                                                   \
-            GEMM_CASES(shape, 2)                                                                   \
+            cases(shape, 1) cases(shape, 2)                                                        \
         }                                                                                          \
     }
-GEMM_TILES(gemm_one, GEMM_ONE)
-GEMM_TILES(gemm_min, GEMM_MIN)
-GEMM_TILES(gemm_halves, GEMM_HALVES)
-GEMM_TILES(gemm_halves_4, GEMM_HALVES_4)
-GEMM_TILES(gemm_halves_min, GEMM_HALVES_MIN)
+GEMM_TILES(gemm_one, GEMM_ONE, GEMM_CASES)
+GEMM_TILES(gemm_min, GEMM_MIN, GEMM_CASES)
+GEMM_TILES(gemm_halves, GEMM_HALVES, GEMM_CASES_4)
+GEMM_TILES(gemm_halves_4, GEMM_HALVES_4, GEMM_CASES_4)
+GEMM_TILES(gemm_halves_min, GEMM_HALVES_MIN, GEMM_CASES_4)
 
 INLINE void gemm_tokens(const struct kern_shape s, const struct gemm *m, unsigned panels,
                         uint32_t from, uint32_t to)
@@ -237,7 +241,7 @@ INLINE void gemm_mul(const struct kern_shape s, const uint8_t *panel, size_t pan
 {
     struct strip_block strips[2 * STRIP];
     const unsigned panels = n_rows > R ? 2 : 1, n_blocks = cols / 32;
-    const uint32_t tiles = (n_tokens + TILE - 1) / TILE;
+    const uint32_t tiles = (n_tokens + tile_of(s) - 1) / tile_of(s);
     const uint8_t *p[2] = {panel, panel + panel_bytes};
     const size_t block_bytes = panel_bytes / n_blocks;
     struct gemm m = {.strip = strips,
