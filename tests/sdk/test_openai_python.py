@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import openai
 import pytest
 
@@ -79,3 +81,59 @@ def test_errors_are_the_sdks_own(client):
         client.chat.completions.create(
             model="smollm2", messages=[{"role": "user", "content": "long " * 50000}])
     assert e.value.code == "context_length_exceeded"
+
+
+def test_parsed_answers(client):
+    pydantic = pytest.importorskip("pydantic")
+
+    class Person(pydantic.BaseModel):
+        name: str = pydantic.Field(max_length=20)
+        age: int = pydantic.Field(ge=0, le=120)
+        tags: list[str] = pydantic.Field(max_length=2)
+
+    for temperature in (0, 1):
+        try:
+            r = client.chat.completions.parse(
+                model="smollm2", messages=CHAT, response_format=Person, temperature=temperature,
+                frequency_penalty=0.5, seed=1, max_tokens=400)
+        except openai.LengthFinishReasonError:
+            continue  # a tag may be as long as it likes
+        assert isinstance(r.choices[0].message.parsed, Person)
+    r = client.chat.completions.create(model="smollm2", messages=CHAT, temperature=1, seed=2,
+                                       max_tokens=20, extra_body={"guided_choice": ["Ada", "Bob"]})
+    assert r.choices[0].message.content in ("Ada", "Bob")
+    with pytest.raises(openai.BadRequestError) as e:
+        client.chat.completions.create(
+            model="smollm2", messages=CHAT, response_format={
+                "type": "json_schema", "json_schema": {
+                    "name": "x", "schema": {"type": "array", "unevaluatedItems": False}}})
+    assert e.value.code == "invalid_json_schema" and "unevaluatedItems" in str(e.value)
+
+
+def test_a_tool_may_be_required(client):
+    tools = [{"type": "function", "function": {
+        "name": "get_weather", "strict": True, "parameters": {
+            "type": "object", "required": ["unit", "days"], "additionalProperties": False,
+            "properties": {"unit": {"enum": ["C", "F"]},
+                           "days": {"type": "integer", "minimum": 1, "maximum": 7}}}}},
+        {"type": "function", "function": {"name": "stop", "parameters": {
+            "type": "object", "properties": {}, "additionalProperties": False}}}]
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for seed in range(10):
+        for choice in ("required", named):
+            r = client.chat.completions.create(model="smollm2", messages=CHAT, temperature=1,
+                                               seed=seed, max_tokens=200, tools=tools,
+                                               tool_choice=choice, parallel_tool_calls=False)
+            assert r.choices[0].finish_reason == "tool_calls"
+            (call,) = r.choices[0].message.tool_calls
+            args = json.loads(call.function.arguments)
+            if choice is named:
+                assert call.function.name == "get_weather"
+            if call.function.name == "get_weather":
+                assert args["unit"] in ("C", "F") and 1 <= args["days"] <= 7
+            else:
+                assert call.function.name == "stop" and args == {}
+    with client.chat.completions.stream(model="smollm2", messages=CHAT, temperature=1, seed=3,
+                                        max_tokens=200, tools=tools, tool_choice=named) as s:
+        final = s.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].function.name == "get_weather"

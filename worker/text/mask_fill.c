@@ -151,6 +151,55 @@ static bool free_here(const struct walk *w, const struct gram_state *st, struct 
     return g && srun_free(g, &st->s, f);
 }
 
+/* The content of a string that one automaton decides: most of the trie is walked with that
+ * automaton alone. What holds a quote or an escape is tried from the start; st[0] is the state. */
+static void walk_content(struct walk *w, struct gram_state *st, const struct dfa *d, uint32_t q)
+{
+    const struct gmatch *m = w->m;
+    const struct grammar_vocab *v = m->v;
+    const struct mask_trie *t = &v->trie;
+    struct {
+        uint32_t end, q;
+        struct gram_utf8 u;
+    } at[MASK_MAX_TOKEN + 2];
+    uint32_t depth = 0, lo, hi;
+    memset(&at[0], 0, sizeof at[0]);
+    at[0].end = t->n;
+    at[0].q = q;
+    for (uint32_t i = 1; i < t->n;) {
+        const struct mask_node *n = &t->node[i];
+        while (depth > 0 && at[depth].end <= i)
+            depth--;
+        struct gram_utf8 u = at[depth].u;
+        uint32_t to = at[depth].q;
+        if (u.left == 0 && (n->byte == '"' || n->byte == '\\')) {
+            for (uint32_t pos = n->first; pos < n->last; pos++)
+                if (exact(m, st, pos, 0))
+                    set_bit(w->s->tok, pos);
+            i = n->end;
+            continue;
+        }
+        int k = u.left == 0 && n->byte < 0x20 ? -1 : gram_utf8_step(&u, n->byte);
+        if (k > 0) {
+            to = dfa_next(d, to, u.cp);
+        } else if (k == 0) {
+            gram_utf8_span(&u, &lo, &hi);
+            to = dfa_alive(d, to, lo, hi) ? to : 0;
+        }
+        if (k < 0 || to == 0) {
+            i = n->end;
+            continue;
+        }
+        for (uint32_t j = 0; j < n->here; j++)
+            set_bit(w->s->tok, n->first + j);
+        depth++;
+        at[depth].end = n->end;
+        at[depth].q = to;
+        at[depth].u = u;
+        i++;
+    }
+}
+
 static bool in_str(const struct grammar *g, const struct gram_state *st)
 {
     return gram_schema(g, st) && st->s.lex == LX_STR;
@@ -174,6 +223,12 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
         w.ctx_chars = st->s.n_chars;
         if (free_here(&w, st, &f)) {
             fill_string(&w, &t->node[0], st, 0, &f);
+            return;
+        }
+        const struct dfa *d;
+        uint32_t q;
+        if (srun_content(gram_schema(m->g, st), &st->s, &st[1].s, &d, &q)) {
+            walk_content(&w, st, d, q);
             return;
         }
     }

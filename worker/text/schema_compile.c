@@ -610,6 +610,9 @@ void sgram_free(struct sgram *g)
         free(g->arr[i].prefix);
     for (uint32_t i = 0; i < g->n_obj; i++) {
         dfa_free(g->obj[i].d);
+        for (uint32_t k = 0; g->obj[i].name && k < g->obj[i].n_names; k++)
+            free(g->obj[i].name[k]);
+        free((void *)g->obj[i].name);
         free(g->obj[i].key);
         free(g->obj[i].reach);
         free(g->obj[i].other);

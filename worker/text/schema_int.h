@@ -36,6 +36,9 @@ bool snum_valid(const struct snum *c, const struct sdec *d);
 /* Can the unfinished number s[0..n) still become valid? Errs towards yes. */
 bool snum_alive(const struct snum *c, const char *s, size_t n);
 
+/* The same for a number without an exponent, to which digits and a fraction may be added. */
+bool snum_alive_plain(const struct snum *c, const char *s, size_t n);
+
 /* ---- the compiled schema ---- */
 enum skid_role { KID_ALL, KID_ANY, KID_ONE, KID_NOT, KID_IF, KID_THEN, KID_ELSE, KID_DEP };
 struct skid {
@@ -74,6 +77,8 @@ struct sobj {
     uint32_t *required, n_required;
     uint32_t *dep, n_dep; /* pairs: if the first is there, so is the second */
     uint32_t min, max;
+    char **name;        /* their texts; NULL: too many to look ahead with */
+    bool only_required; /* says nothing but which names must be there */
     bool in_order; /* names come in the order of their numbers, none that is required is left out */
 };
 struct sgram {
@@ -127,6 +132,10 @@ struct sfree {
     uint32_t left;   /* characters that still fit; GRAM_NONE: any number */
     bool each_close; /* closing depends on the content: try each token that closes */
 };
+/* Is st inside a string that is a value, between characters, and does one automaton alone say
+ * which characters may follow? Then it and its state. */
+bool srun_content(const struct sgram *g, const struct sstate *st, struct sstate *scratch,
+                  const struct dfa **d, uint32_t *q);
 /* Is st inside a string, between characters, where every character may come? */
 bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *f);
 

@@ -255,3 +255,67 @@ bool snum_alive(const struct snum *c, const char *s, size_t n)
     }
     return false;
 }
+
+/* Is there a value of [lo, hi) that c takes? Of integers the last one is hi - 1. */
+static bool plain_meets(const struct snum *c, long double lo, long double hi, bool neg)
+{
+    long double min = c->has_min ? c->fmin : -INFINITY, max = c->has_max ? c->fmax : INFINITY;
+    bool min_open = c->has_min && c->min_open, max_open = c->has_max && c->max_open;
+    if (neg) { /* mirror the bounds instead of the number */
+        long double m = min;
+        bool o = min_open;
+        min = -max;
+        max = -m;
+        min_open = max_open;
+        max_open = o;
+    }
+    bool in = !c->has_in;
+    for (uint32_t i = 0; i < c->n_in && !in; i++) {
+        long double x = sdec_float(&c->in[i]);
+        x = neg ? -x : x;
+        in = x >= lo && x < hi;
+    }
+    if (c->has_mult) {
+        long double m = sdec_float(&c->mult), from = lo > min ? lo : min;
+        long double first = ceill(from / m - 1e-9L) * m;
+        if (min_open && first <= min)
+            first += m;
+        in = in && first < hi && first <= max && !(max_open && first >= max);
+    }
+    if (c->integer) {
+        hi -= 1;
+        return in && lo <= max && !(max_open && lo >= max) && hi >= min && !(min_open && hi <= min);
+    }
+    return in && lo <= max && !(max_open && lo >= max) && hi > min;
+}
+
+bool snum_alive_plain(const struct snum *c, const char *s, size_t n)
+{
+    bool neg = n > 0 && s[0] == '-';
+    if (neg) {
+        s++;
+        n--;
+    }
+    if (n == 0)
+        return plain_meets(c, 0, INFINITY, neg);
+    const char *dot = memchr(s, '.', n);
+    size_t whole = dot ? (size_t)(dot - s) : n;
+    struct sdec d;
+    if (!sdec_parse(&d, s, dot && whole + 1 == n ? whole : n))
+        return false;
+    long double v = sdec_float(&d), step = 1;
+    if (dot) {
+        size_t digits = n - whole - 1;
+        if (c->integer || (c->has_mult && (int32_t)digits > (c->mult.exp < 0 ? -c->mult.exp : -1)))
+            return false;
+        while (digits-- > 0)
+            step /= 10;
+        return plain_meets(c, v, v + step, neg);
+    }
+    if (s[0] == '0')
+        return plain_meets(c, 0, 1, neg);
+    for (size_t k = whole; k < SNUM_DIGITS / 2; k++, v *= 10, step *= 10)
+        if (plain_meets(c, v, v + step, neg))
+            return true;
+    return false;
+}

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define LABEL_OTHER 0x7FFFFFFFU
+#define MAX_AHEAD   64U /* names of an object that are tried before one is written */
 
 void objdef_fini(struct objdef *o)
 {
@@ -132,6 +133,22 @@ static int key_reach(struct comp *c, struct sobj *s)
     return 0;
 }
 
+/* What looking ahead at a key needs. */
+static int keep_names(struct comp *c, struct sobj *s, const struct objdef *o)
+{
+    s->only_required = o->n_pats == 0 && o->other == NODE_TRUE && o->n_dep == 0 && o->min == 0 &&
+                       o->max == GRAM_NONE;
+    for (uint32_t i = 0; i < o->n_names; i++)
+        s->only_required &= o->name_node[i] == GRAM_NONE || o->name_node[i] == NODE_TRUE;
+    if (o->n_names == 0 || o->n_names > MAX_AHEAD || o->n_pats > 0 || o->other != NODE_FALSE)
+        return 0;
+    s->name = calloc(o->n_names, sizeof *s->name);
+    for (uint32_t i = 0; s->name && i < o->n_names; i++)
+        if (!(s->name[i] = strdup(o->name[i])))
+            return err_set(c->e, Q_ENOMEM, "out of memory");
+    return s->name ? 0 : err_set(c->e, Q_ENOMEM, "out of memory");
+}
+
 int scomp_object(struct comp *c, const struct job *j, uint32_t node, struct objdef *o)
 {
     struct sgram *g = c->g;
@@ -173,7 +190,9 @@ int scomp_object(struct comp *c, const struct job *j, uint32_t node, struct objd
         s->dep = o->dep;
         s->n_dep = o->n_dep;
         o->required = o->dep = NULL;
-        rc = dfa_build(&s->d, &a, start, c->e);
+        rc = keep_names(c, s, o);
+        if (rc == 0)
+            rc = dfa_build(&s->d, &a, start, c->e);
         if (rc == 0)
             rc = key_meaning(c, s, o);
         if (rc == 0)
@@ -372,6 +391,10 @@ int scomp_objects(struct comp *c, const struct job *j, uint32_t node, struct kid
         rc = scomp_object(c, j, node, &o);
     if (rc == 0 && c->g->node[node].obj != GRAM_NONE)
         c->g->obj[c->g->node[node].obj].in_order = in_order(j, &o);
+    /* Dependent schemas want to know which names came. */
+    for (uint32_t i = 0; rc == 0 && i < k->n && c->g->node[node].obj != GRAM_NONE; i++)
+        if (k->k[i].role == KID_DEP)
+            c->g->obj[c->g->node[node].obj].only_required = false;
     objdef_fini(&o);
     return rc;
 }

@@ -72,6 +72,43 @@ static bool string_begin(struct sstate *st, bool in_key)
 
 /* phase 0: between characters or inside UTF-8; 1: after a backslash; 2..5: digits of \u;
  * 6, 7: a low surrogate's \u must follow; 8..11: its digits. */
+/* The automaton that slot i asks for certain characters with, or NULL. */
+static const struct dfa *asking(const struct sgram *g, const struct sstate *st,
+                                const struct slot *s)
+{
+    const struct snode *n = &g->node[s->node];
+    uint32_t at = st->in_key ? n->obj : n->str;
+    const struct dfa *d = at == GRAM_NONE ? NULL : st->in_key ? g->obj[at].d : g->str[at].d;
+    return s->v == V_OPEN && d && !d->universal[s->q] ? d : NULL;
+}
+
+/* A model has no need to spell by number what a name or pattern asks for: a long way to the same
+ * text. Control characters have no other spelling. */
+static bool is_plain(const struct sgram *g, const struct sstate *st)
+{
+    struct frame *f = srun_frame(st, st->top);
+    for (uint32_t i = 0; g->tight && i < f->n_slots; i++)
+        if (asking(g, st, &srun_slots(f)[i]))
+            return true;
+    return false;
+}
+
+/* Then an escape needs a character that must be escaped. */
+static bool may_escape(const struct sgram *g, const struct sstate *st)
+{
+    struct frame *f = srun_frame(st, st->top);
+    bool plain = false;
+    for (uint32_t i = 0; g->tight && i < f->n_slots; i++) {
+        const struct slot *s = &srun_slots(f)[i];
+        const struct dfa *d = asking(g, st, s);
+        plain |= d != NULL;
+        if (d && (dfa_alive(d, s->q, 0, 0x1F) || dfa_alive(d, s->q, '"', '"') ||
+                  dfa_alive(d, s->q, '\\', '\\')))
+            return true;
+    }
+    return !plain;
+}
+
 static bool escape_step(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
@@ -80,7 +117,7 @@ static bool escape_step(const struct sgram *g, struct sstate *st, uint8_t b)
         st->cp = 0;
         if (b == 'u') {
             st->phase = 2;
-            return string_char(g, st, 0, GRAM_MAX_CP, false);
+            return string_char(g, st, 0, is_plain(g, st) ? 0x1F : GRAM_MAX_CP, false);
         }
         st->phase = 0;
         return p && string_char(g, st, (uint8_t)to[p - from], (uint8_t)to[p - from], true);
@@ -101,6 +138,11 @@ static bool escape_step(const struct sgram *g, struct sstate *st, uint8_t b)
     st->cp = st->cp << 4 | d;
     uint32_t lo = st->cp << (4 * left), hi = lo | ((1U << (4 * left)) - 1);
     st->phase++;
+    if (hi > 0x1F && is_plain(g, st)) {
+        if (lo > 0x1F)
+            return false;
+        hi = 0x1F;
+    }
     if (low) {
         if (hi < 0xDC00 || lo > 0xDFFF)
             return false;
@@ -133,7 +175,7 @@ static bool string_step(const struct sgram *g, struct sstate *st, uint8_t b)
             return string_end(g, st);
         if (b == '\\') {
             st->phase = 1;
-            return string_char(g, st, 0, GRAM_MAX_CP, false);
+            return may_escape(g, st) && string_char(g, st, 0, GRAM_MAX_CP, false);
         }
         if (b < 0x20)
             return false;
@@ -178,6 +220,7 @@ static bool number_ends(uint8_t phase)
     return phase == 2 || phase == 3 || phase == 5 || phase == 8;
 }
 
+/* What a model writes has no exponent: it would lead where no valid number lies. */
 static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     struct frame *f = srun_frame(st, st->top);
@@ -188,10 +231,13 @@ static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
     if (st->numlen + 2U >= (g->tight ? TIGHT_DIGITS : SNUM_DIGITS) && !number_ends(st->numphase))
         return false;
     st->num[st->numlen++] = (char)b;
+    if (g->tight && st->numphase >= 6)
+        return false;
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
         uint32_t num = g->node[s->node].num;
-        if (s->v == V_OPEN && num != GRAM_NONE && !snum_alive(&g->num[num], st->num, st->numlen)) {
+        if (s->v == V_OPEN && num != GRAM_NONE &&
+            !(g->tight ? snum_alive_plain : snum_alive)(&g->num[num], st->num, st->numlen)) {
             s->v = V_FALSE;
             changed = true;
         }
@@ -365,6 +411,32 @@ bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate
         return false;
     sstate_copy(scratch, st);
     return number_done(g, scratch);
+}
+
+bool srun_content(const struct sgram *g, const struct sstate *st, struct sstate *scratch,
+                  const struct dfa **d, uint32_t *q)
+{
+    if (st->lex != LX_STR || st->in_key || st->phase || st->u.left)
+        return false;
+    struct frame *f = srun_frame(st, st->top);
+    uint32_t one = GRAM_NONE;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        const struct slot *s = &srun_slots(f)[i];
+        uint32_t str = g->node[s->node].str;
+        if (s->v != V_OPEN || str == GRAM_NONE)
+            continue;
+        if (one != GRAM_NONE || !g->str[str].d || g->str[str].max != GRAM_NONE)
+            return false;
+        one = i;
+        *d = g->str[str].d;
+        *q = s->q;
+    }
+    if (one == GRAM_NONE)
+        return false;
+    /* If it fails, must all fail? */
+    sstate_copy(scratch, st);
+    srun_slots(srun_frame(scratch, scratch->top))[one].v = V_FALSE;
+    return !srun_settle(g, scratch, scratch->top);
 }
 
 bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *out)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/text/schema_slots.h"
+#include "base/utf8.h"
 
 #include <string.h>
 
@@ -312,12 +313,89 @@ bool srun_key_lives(const struct sstate *st, const struct sobj *o, const struct 
     return false;
 }
 
+/* The key that slot s has read is complete; f counts it already. */
+static void key_taken(const struct sgram *g, const struct sstate *st, const struct frame *f,
+                      struct slot *s)
+{
+    const struct sobj *o = &g->obj[g->node[s->node].obj];
+    uint32_t acc = o->d->accept[s->q], missing = 0;
+    if (acc && o->key[acc - 1].name != GRAM_NONE) {
+        uint32_t name = o->key[acc - 1].name;
+        if (o->in_order) {
+            if (name < s->aux || name > last_name(o, s))
+                s->v = V_FALSE;
+            s->aux = name + 1;
+        }
+        seen_of(st, s)[name / 64] |= 1ULL << (name % 64);
+    }
+    if (o->max != GRAM_NONE || o->only_required)
+        for (uint32_t k = 0; k < o->n_required; k++)
+            missing += !is_seen(st, s, o->required[k]);
+    if (!acc || f->count > o->max || (o->max != GRAM_NONE && missing > o->max - f->count))
+        s->v = V_FALSE;
+    else if (o->only_required && missing == 0)
+        s->v = V_TRUE; /* whatever comes */
+}
+
+static bool is_open_object(const struct sgram *g, const struct slot *s)
+{
+    return s->v == V_OPEN && g->node[s->node].obj != GRAM_NONE;
+}
+
+/* Would the text be lost with this key? */
+static bool key_fits(const struct sgram *g, const struct sstate *st, const char *name)
+{
+    struct sstate copy;
+    sstate_copy(&copy, st);
+    struct frame *f = srun_frame(&copy, copy.top);
+    f->count++;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        struct slot *s = &srun_slots(f)[i];
+        if (!is_open_object(g, s))
+            continue;
+        const struct dfa *d = g->obj[g->node[s->node].obj].d;
+        size_t n = strlen(name);
+        uint32_t cp;
+        s->q = d->start;
+        for (size_t at = 0, k; s->q && (k = utf8_decode(name + at, n - at, &cp)) > 0; at += k)
+            s->q = dfa_next(d, s->q, cp);
+        key_taken(g, &copy, f, s);
+    }
+    return srun_settle(g, &copy, copy.top);
+}
+
+/* Where schemas exclude each other a name may be one too many: it counts as used, so that no
+ * text begins it. Only names that nothing depends on. */
+static void drop_names(const struct sgram *g, struct sstate *st)
+{
+    struct frame *f = srun_frame(st, st->top);
+    bool excludes = false;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        const struct snode *n = &g->node[srun_slots(f)[i].node];
+        for (uint32_t k = 0; k < n->n_kids; k++) {
+            uint8_t role = g->kid[n->kid + k].role;
+            if (role == KID_DEP)
+                return;
+            excludes |= role == KID_ONE || role == KID_NOT || role == KID_IF;
+        }
+    }
+    for (uint32_t i = 0; excludes && i < f->n_slots; i++) {
+        struct slot *s = &srun_slots(f)[i];
+        const struct sobj *o = is_open_object(g, s) ? &g->obj[g->node[s->node].obj] : NULL;
+        for (uint32_t k = 0; o && o->name && o->n_dep == 0 && k < o->n_names; k++)
+            if (!is_seen(st, s, k) && !key_fits(g, st, o->name[k]))
+                seen_of(st, s)[k / 64] |= 1ULL << (k % 64);
+    }
+}
+
 bool srun_key_begin(const struct sgram *g, struct sstate *st)
 {
     struct frame *f = srun_frame(st, st->top);
+    if (g->tight && f->n_slots > 1)
+        drop_names(g, st);
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
-        if (s->v != V_OPEN || g->node[s->node].obj == GRAM_NONE)
+        if (!is_open_object(g, s))
             continue;
         const struct sobj *o = &g->obj[g->node[s->node].obj];
         s->q = o->d->start;
@@ -334,27 +412,9 @@ bool srun_key_end(const struct sgram *g, struct sstate *st)
         return false;
     f->key_hash = st->hash;
     f->count++;
-    for (uint32_t i = 0; i < f->n_slots; i++) {
-        struct slot *s = &srun_slots(f)[i];
-        if (s->v != V_OPEN || g->node[s->node].obj == GRAM_NONE)
-            continue;
-        const struct sobj *o = &g->obj[g->node[s->node].obj];
-        uint32_t acc = o->d->accept[s->q], missing = 0;
-        if (acc && o->key[acc - 1].name != GRAM_NONE) {
-            uint32_t name = o->key[acc - 1].name;
-            if (o->in_order) {
-                if (name < s->aux || name > last_name(o, s))
-                    s->v = V_FALSE;
-                s->aux = name + 1;
-            }
-            seen_of(st, s)[name / 64] |= 1ULL << (name % 64);
-        }
-        if (o->max != GRAM_NONE)
-            for (uint32_t k = 0; k < o->n_required; k++)
-                missing += !is_seen(st, s, o->required[k]);
-        if (!acc || f->count > o->max || missing > o->max - f->count)
-            s->v = V_FALSE;
-    }
+    for (uint32_t i = 0; i < f->n_slots; i++)
+        if (is_open_object(g, &srun_slots(f)[i]))
+            key_taken(g, st, f, &srun_slots(f)[i]);
     st->lex = LX_COLON;
     return srun_settle(g, st, st->top);
 }

@@ -13,10 +13,11 @@
 
 #include <cmocka.h>
 
-enum kind { SCHEMA, GBNF, REGEX, CHOICE };
+enum kind { SCHEMA, TIGHT, GBNF, REGEX, CHOICE };
 
 static int compile(enum kind k, const char *text, struct grammar **g, struct err *e)
 {
+    const struct grammar_options tight = {.closed = true, .tight = true};
     struct jv *v = NULL;
     int rc;
     *g = NULL;
@@ -25,7 +26,8 @@ static int compile(enum kind k, const char *text, struct grammar **g, struct err
     if (k == REGEX)
         return grammar_compile_regex(g, text, strlen(text), e);
     assert_int_equal(jv_parse(&v, text, strlen(text), 64, e), 0);
-    rc = k == SCHEMA ? grammar_compile_schema(g, v, NULL, e) : grammar_compile_choice(g, v, e);
+    rc = k == CHOICE ? grammar_compile_choice(g, v, e)
+                     : grammar_compile_schema(g, v, k == TIGHT ? &tight : NULL, e);
     jv_free(v);
     return rc;
 }
@@ -43,6 +45,43 @@ struct kase {
 };
 
 static const struct kase cases[] = {
+    {TIGHT, /* names in order, what a model need not write is refused */
+     "{\"properties\":{\"b\":{\"type\":\"integer\"},\"a\":{\"multipleOf\":0.5}},\"required\":["
+     "\"a\"],\"type\":\"object\"}",
+     {"{\"b\": 1, \"a\": 2.5}", "{\"a\":0.5}", "{\n  \"a\": 1\n}"},
+     {"{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":2}", "{\"a\":  1}", "{\"b\":1.0,\"a\":1}", "{\"a\":1e3}",
+      "{\"\\u0061\":1}", "{\"a\":0.50}", "{ }"}},
+    {TIGHT, /* closing a branch of oneOf lets nothing in that two branches take */
+     "{\"oneOf\":[{\"properties\":{\"a\":{\"const\":1}},\"required\":[\"a\"]},{\"properties\":{"
+     "\"b\":{\"const\":2}},\"required\":[\"b\"]}],\"type\":\"object\"}",
+     {"{\"a\":1}", "{\"b\":2}"},
+     {"{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":3}", "{}"}},
+    {TIGHT, /* several speak of one object: none is closed */
+     "{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}}},{\"properties\":{\"b\":{"
+     "\"type\":\"integer\"}}}],\"type\":\"object\"}",
+     {"{\"b\":1,\"a\":2}", "{\"c\":0}"},
+     {"{\"a\":\"x\"}", "{\"b\":1.5}"}},
+    {TIGHT, /* a name that would be one too many is not begun */
+     "{\"type\":\"object\",\"oneOf\":[{\"required\":[\"l\",\"w\"]},{\"required\":[\"r\"]}],"
+     "\"properties\":{\"l\":{},\"r\":{},\"w\":{}}}",
+     {"{\"l\":1,\"w\":2}", "{\"r\":1}", "{\"w\":1,\"r\":2}"},
+     {"{\"l\":1,\"w\":2,", "{\"l\":1,\"w\":2,\"r\":3}", "{\"l\":1}", "{}"}},
+    {TIGHT, /* digits lead to a number that fits, without an exponent */
+     "{\"type\":\"integer\",\"minimum\":50,\"maximum\":69,\"multipleOf\":7}",
+     {"56", "63"},
+     {"4", "1", "7", "57", "56.", "0", "-", "5e1"}},
+    {TIGHT,
+     "{\"type\":\"number\",\"exclusiveMinimum\":-2.5,\"maximum\":0.75,\"multipleOf\":0.25}",
+     {"-2.25", "0.75", "0", "-1", "0.50"},
+     {"-2.5", "-3", "1", "0.8", "-2.26", "0.505", "1e0"}},
+    {TIGHT, /* required and not declared */
+     "{\"properties\":{\"a\":{}},\"required\":[\"z\"],\"type\":\"object\"}",
+     {"{\"z\":[1]}", "{\"a\":1,\"z\":2}"},
+     {"{\"a\":1}", "{\"z\":1,\"y\":2}"}},
+    {SCHEMA, /* no white space into a wall */
+     "{\"required\":[\"a\"],\"type\":\"object\"}",
+     {"{\"b\": 1, \"a\": 2 }"},
+     {"{\"b\": 1 "}},
     {SCHEMA,
      "{\"type\":\"integer\",\"minimum\":3,\"maximum\":12}",
      {"3", "12", "10.0"},
@@ -231,6 +270,10 @@ static void test_masks(void **state)
          "{\"enum\":[\"one\",\"two\",12]}},\"required\":[\"name\"],\"additionalProperties\":false}",
          "{\"tags\": [\"ab\", \"abc\"], \"n\": \"two\", \"name\": \"J\xC3\xBCrgen\"}"},
         {SCHEMA, "{\"type\":\"string\",\"pattern\":\"^a.*z$\"}", "\"a quick z\""},
+        {TIGHT,
+         "{\"properties\":{\"id\":{\"type\":\"string\",\"pattern\":\"^[a-z \\u0001]+\\\\d*$\"},"
+         "\"n\":{\"type\":\"integer\"},\"o\":{}},\"required\":[\"n\"]}",
+         "{\n  \"id\": \"some \\u0001 words 12\",\n  \"n\": -12, \"o\": [\"a\", 2.5 ]}"},
         {GBNF, "root ::= [^\"]* \"\\\"\" [0-9]+", "some text\"42"},
         {REGEX, "(foo|bar)+[0-9]*", "foobar123"},
     };
