@@ -86,11 +86,11 @@ static struct attn_layout store(const struct attn_kern *k, struct data *to, enum
     memset(to->pages, 0, sizeof(to->pages));
     memset(to->tiles, 0xee, sizeof(to->tiles)); /* unused lanes hold anything */
     for (uint32_t j = 0; j < ATTN_BLOCK; j++) {
-        attn_store_k(&l, vec, to->pages[j / PAGE], j % PAGE, d.k[j]);
-        attn_store_v(&l, vec, to->pages[j / PAGE], j % PAGE, d.v[j]);
+        attn_store_k(k, &l, vec, to->pages[j / PAGE], j % PAGE, d.k[j]);
+        attn_store_v(k, &l, vec, to->pages[j / PAGE], j % PAGE, d.v[j]);
     }
     for (uint32_t i = 0; i < n_q; i++) {
-        attn_set_query(&l, d.q[i], 0.25f, query);
+        attn_set_query(k, &l, d.q[i], 0.25f, query);
         attn_put_query(&l, query, i % ATTN_TILE, to->tiles + i / ATTN_TILE * l.tile_bytes);
     }
     return l;
@@ -153,7 +153,7 @@ static bool alone(const struct attn_block *b, uint32_t i)
     struct attn_block one = *b;
 
     memcpy(acc, d.before + GUARD + (size_t)i * l->dv_pad, l->dv_pad * sizeof(float));
-    attn_set_query(l, d.q[i], 0.25f, query);
+    attn_set_query(kern, l, d.q[i], 0.25f, query);
     attn_put_query(l, query, 0, tile);
     one.n_q = 1;
     one.q = tile;
@@ -189,6 +189,8 @@ static void check(enum kv_type type, uint32_t dk, uint32_t dv, uint32_t n_q)
     attn_kern_ref.block[type](&r);
 
     const char *what = NULL;
+    if (memcmp(d.pages, ref.pages, sizeof(d.pages)))
+        what = "pages differ from the reference's";
     for (uint32_t i = 0; i < n_q && !what; i++) {
         const float *before = d.before + GUARD + (size_t)i * l.dv_pad;
         size_t n = (b.lo[i] < b.hi[i] ? l.dv : l.dv_pad) * sizeof(float);
@@ -219,12 +221,19 @@ static void check_extremes(void)
     static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f, -3e38f, 1e-40f, 1e-7f, 0};
     struct attn_layout l = attn_layout_of(kern, KV_Q8_0, 64, 64);
     memset(d.pages, 0, sizeof(d.pages));
+    memset(ref.pages, 0, sizeof(ref.pages));
     for (uint32_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         float x[64];
         for (uint32_t k = 0; k < 64; k++)
             x[k] = k == i ? bad[i] : 0.25f * (float)(k % 3);
-        attn_store_k(&l, vec, d.pages[0], i, x);
-        attn_store_v(&l, vec, d.pages[0], i, x);
+        attn_store_k(kern, &l, vec, d.pages[0], i, x);
+        attn_store_v(kern, &l, vec, d.pages[0], i, x);
+        attn_store_k(&attn_kern_ref, &l, vec, ref.pages[0], i, x);
+        attn_store_v(&attn_kern_ref, &l, vec, ref.pages[0], i, x);
+    }
+    if (memcmp(d.pages[0], ref.pages[0], l.bytes)) {
+        printf("wrong: extreme keys and values differ from the reference's\n");
+        failures++;
     }
     for (size_t i = 0; i < 2 * PAGE; i++) {
         const uint16_t *scales = (const uint16_t *)(const void *)(d.pages[0] + l.k_scales);

@@ -25,17 +25,18 @@
 #define v_sub                 _mm512_sub_ps
 #define v_mul                 _mm512_mul_ps
 #define v_max                 _mm512_max_ps
-#define v_round(x)            _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_abs                 _mm512_abs_ps
+#define v_min                 _mm512_min_ps
+#define v_real(x)             _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x)
 #define v_scale2              _mm512_scalef_ps
 #define v_hmax                _mm512_reduce_max_ps
 #define v_zero_below(x, t, y) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, x, _CMP_LT_OQ), y)
 
-#define vi_float    _mm512_cvtepi32_ps
-#define vi_near     _mm512_cvtps_epi32
-#define vi_set1     _mm512_set1_epi32
-#define vi_unbiased _mm512_sub_epi32
-#define vi_add      _mm512_add_epi32
-#define vi_sum      _mm512_reduce_add_epi32
+#define vi_float _mm512_cvtepi32_ps
+#define vi_near  _mm512_cvtps_epi32
+#define vi_set1  _mm512_set1_epi32
+#define vi_add   _mm512_add_epi32
+#define vi_sum   _mm512_reduce_add_epi32
 
 static inline float v_tree16(const __m512 *x)
 {
@@ -45,49 +46,62 @@ static inline float v_tree16(const __m512 *x)
     return _mm_cvtss_f32(_mm_add_ss(m, _mm_movehdup_ps(m)));
 }
 
-/* Sums over n_codes times n groups of 4 of (code + 128) x integer, 16 columns at once. Groups
- * of codes are `step` bytes apart, next[] is fetched alike; units hold 4 high parts and 4 low
- * ones. */
+/* Sums over n_codes times n groups of 4 of (code + 128) x integer, less sums[], 16 columns at
+ * once. Groups of codes are `step` bytes apart, next[] is fetched alike; units hold 4 high
+ * parts and 4 low ones. */
 static inline __attribute__((always_inline)) void
 dots(const unsigned char *const *codes, const unsigned char *const *next, uint32_t n_codes,
-     uint32_t n, size_t step, const unsigned char *units, const int nq, __m512i (*out)[1])
+     uint32_t n, size_t step, const unsigned char *units, const size_t unit_step,
+     const size_t lane_step, const int32_t *sums, const int nq, __m512i (*out)[1])
 {
     __m512i high[S_TILE], low[S_TILE];
-    for (int i = 0; i < nq; i++)
-        high[i] = low[i] = _mm512_setzero_si512();
+    for (int i = 0; i < nq; i++) {
+        high[i] = _mm512_setzero_si512();
+        low[i] = _mm512_set1_epi32(-sums[i]);
+    }
     for (uint32_t c = 0; c < n_codes; c++) {
         const unsigned char *at = codes[c];
-        for (uint32_t u = 0; u < n; u++, at += step, units += ATTN_TILE * ATTN_UNIT) {
+        for (uint32_t u = 0; u < n; u++, at += step, units += unit_step) {
             __m512i k = _mm512_loadu_si512(at);
             __builtin_prefetch(next[c] + u * step, 0, 3);
             for (int i = 0; i < nq; i++) {
                 int32_t parts[2];
-                memcpy(parts, units + i * ATTN_UNIT, sizeof(parts));
+                memcpy(parts, units + (size_t)i * lane_step, sizeof(parts));
                 high[i] = _mm512_dpbusd_epi32(high[i], k, _mm512_set1_epi32(parts[0]));
                 low[i] = _mm512_dpbusd_epi32(low[i], k, _mm512_set1_epi32(parts[1]));
             }
         }
     }
     for (int i = 0; i < nq; i++)
-        out[i][0] = _mm512_add_epi32(_mm512_slli_epi32(high[i], 7), low[i]);
+        out[i][0] = _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]);
 }
 
-/* Integers of 16 positions, 0 to ATTN_INT_MAX, as 4 units. */
+/* Where the 4 high and 4 low bytes of 8 units stand among 32 integers. */
+#define UNIT(u)                                                                                    \
+    16 * (u) + 1, 16 * (u) + 5, 16 * (u) + 9, 16 * (u) + 13, 16 * (u), 16 * (u) + 4, 16 * (u) + 8, \
+        16 * (u) + 12
+static const unsigned char unit_bytes[64] = {UNIT(0), UNIT(1), UNIT(2), UNIT(3),
+                                             UNIT(4), UNIT(5), UNIT(6), UNIT(7)};
+
+/* x = 256 high + low: the low byte of x + 128 is low + 128. */
 static inline void put_units(const __m512i *x, unsigned char *units)
 {
-    __m512i high = _mm512_srli_epi32(_mm512_add_epi32(*x, _mm512_set1_epi32(64)), 7);
-    __m128i h = _mm512_cvtepi32_epi8(high);
-    __m128i l = _mm512_cvtepi32_epi8(_mm512_sub_epi32(*x, _mm512_slli_epi32(high, 7)));
-    __m128i first = _mm_unpacklo_epi32(h, l), second = _mm_unpackhi_epi32(h, l);
-    size_t step = (size_t)ATTN_TILE * ATTN_UNIT;
-    _mm_storel_epi64((__m128i *)(void *)units, first);
-    _mm_storeh_pd((double *)(void *)(units + step), _mm_castsi128_pd(first));
-    _mm_storel_epi64((__m128i *)(void *)(units + 2 * step), second);
-    _mm_storeh_pd((double *)(void *)(units + 3 * step), _mm_castsi128_pd(second));
+    __m512i half = _mm512_set1_epi32(128);
+    __m512i all = _mm512_permutex2var_epi8(
+        _mm512_add_epi32(x[0], half), _mm512_loadu_si512(unit_bytes), _mm512_add_epi32(x[1], half));
+    __m512i flip = _mm512_set1_epi64((long long)0x8080808000000000U);
+    _mm512_storeu_si512(units, _mm512_xor_si512(all, flip));
+}
+
+static inline void put_codes(const __m512i *x, unsigned char *out)
+{
+    _mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8(x[0]));
+    _mm_storeu_si128((__m128i *)(void *)(out + 16), _mm512_cvtepi32_epi8(x[1]));
 }
 
 #include "worker/cpu/attn_simd.h"
 
-const struct attn_kern attn_kern_avx512 = {{block_f16, block_q8, block_f32}, exp1, true};
+const struct attn_kern attn_kern_avx512 = {
+    {block_f16, block_q8, block_f32}, exp1, largest, codes, units, true};
 
 #endif

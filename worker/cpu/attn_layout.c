@@ -39,36 +39,15 @@ struct attn_layout attn_layout_of(const struct attn_kern *k, enum kv_type type, 
     return l;
 }
 
-static float largest(const float *x, uint32_t n)
+/* n <= 64 values become codes + 128; returns their scale. The codes are for the scale as it is
+ * stored; what is beyond the range of f16 is clipped. */
+static uint16_t quantise(const struct attn_kern *k, const float *x, uint32_t n,
+                         unsigned char *codes)
 {
-    float most = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        float a = x[i] < 0 ? -x[i] : x[i];
-        most = a > most ? a : most;
-    }
-    return most;
-}
-
-/* x to the nearest integer, even at half way; clipped, NaN is 0. */
-static int32_t nearest(float x, float limit)
-{
-    x = x > -limit ? x : x == x ? -limit : 0;
-    x = x < limit ? x : limit;
-    /* What is added leaves the integer in the low bits. */
-    float big = x + 12582912.0f;
-    int32_t bits, zero = 0x4b400000;
-    memcpy(&bits, &big, sizeof(bits));
-    return bits - zero;
-}
-
-/* n values become codes + 128, `stride` apart; returns their scale. The codes are for the
- * scale as it is stored; what is beyond the range of f16 is clipped. */
-static uint16_t quantise(const float *x, uint32_t n, unsigned char *codes, size_t stride)
-{
-    uint16_t half = qtype_f32_to_f16(NUM_MIN(largest(x, n) / 127, 65504.0f));
+    uint16_t half = qtype_f32_to_f16(NUM_MIN(k->largest(x, n) / 127, 65504.0f));
     float scale = qtype_f16_to_f32(half), inv = scale > 0 ? 1 / scale : 0;
-    for (uint32_t i = 0; i < n; i++)
-        codes[i * stride] = (unsigned char)(nearest(x[i] * inv, 127) + 128);
+    for (uint32_t i = 0; i < n; i += 32)
+        k->codes(x + i, NUM_MIN(n - i, 32U), inv, codes + i);
     return half;
 }
 
@@ -77,21 +56,21 @@ static void put_half(unsigned char *p, size_t i, uint16_t half)
     ((uint16_t *)(void *)p)[i] = half;
 }
 
-static void store_k_q8(const struct attn_layout *l, unsigned char *page, uint32_t slot,
-                       const float *x)
+static void store_k_q8(const struct attn_kern *k, const struct attn_layout *l, unsigned char *page,
+                       uint32_t slot, const float *x)
 {
     for (uint32_t from = 0; from < l->dk; from += ATTN_K_GROUP) {
         unsigned char codes[ATTN_K_GROUP] = {0};
         uint32_t n = NUM_MIN(l->dk - from, (uint32_t)ATTN_K_GROUP);
-        uint16_t scale = quantise(x + from, n, codes, 1);
+        uint16_t scale = quantise(k, x + from, n, codes);
         for (uint32_t d = 0; d < n; d += 4)
             memcpy(page + ((from + d) / 4 * PAGE + slot) * 4, codes + d, 4);
         put_half(page + l->k_scales, from / ATTN_K_GROUP * PAGE + slot, scale);
     }
 }
 
-void attn_store_k(const struct attn_layout *l, const struct kern_vec *vec, unsigned char *page,
-                  uint32_t slot, const float *x)
+void attn_store_k(const struct attn_kern *k, const struct attn_layout *l,
+                  const struct kern_vec *vec, unsigned char *page, uint32_t slot, const float *x)
 {
     uint16_t half[PIECE];
     switch (l->type) {
@@ -100,7 +79,7 @@ void attn_store_k(const struct attn_layout *l, const struct kern_vec *vec, unsig
             ((float *)(void *)page)[d * PAGE + slot] = x[d];
         return;
     case KV_Q8_0:
-        store_k_q8(l, page, slot, x);
+        store_k_q8(k, l, page, slot, x);
         return;
     case KV_F16:
         for (uint32_t at = 0; at < l->dk; at += PIECE) {
@@ -113,8 +92,8 @@ void attn_store_k(const struct attn_layout *l, const struct kern_vec *vec, unsig
     }
 }
 
-void attn_store_v(const struct attn_layout *l, const struct kern_vec *vec, unsigned char *page,
-                  uint32_t slot, const float *x)
+void attn_store_v(const struct attn_kern *k, const struct attn_layout *l,
+                  const struct kern_vec *vec, unsigned char *page, uint32_t slot, const float *x)
 {
     unsigned char *v = page + l->v;
     size_t row = (size_t)slot * l->dv_pad;
@@ -125,9 +104,12 @@ void attn_store_v(const struct attn_layout *l, const struct kern_vec *vec, unsig
     case KV_Q8_0:
         v += (size_t)(slot / 4) * l->dv_pad * 4 + slot % 4;
         for (uint32_t from = 0; from < l->dv; from += ATTN_V_GROUP) {
+            unsigned char codes[ATTN_V_GROUP];
             uint32_t n = NUM_MIN(l->dv - from, (uint32_t)ATTN_V_GROUP);
-            uint16_t scale = quantise(x + from, n, v + (size_t)from * 4, 4);
-            put_half(page + l->v_scales, from / ATTN_V_GROUP * PAGE + slot, scale);
+            put_half(page + l->v_scales, from / ATTN_V_GROUP * PAGE + slot,
+                     quantise(k, x + from, n, codes));
+            for (uint32_t d = 0; d < n; d++)
+                v[(size_t)(from + d) * 4] = codes[d];
         }
         return;
     case KV_F16:
@@ -138,27 +120,8 @@ void attn_store_v(const struct attn_layout *l, const struct kern_vec *vec, unsig
 
 /* ---- queries ------------------------------------------------------------------------------- */
 
-/* Unit of 4 integers, n of them given. */
-static void set_unit(unsigned char *unit, const float *x, uint32_t n, float inv, bool split,
-                     int32_t *sum)
-{
-    int16_t whole[4] = {0};
-    for (uint32_t i = 0; i < n; i++) {
-        whole[i] = (int16_t)nearest(x[i] * inv, ATTN_INT_MAX);
-        *sum += whole[i];
-    }
-    if (!split) {
-        memcpy(unit, whole, ATTN_UNIT);
-        return;
-    }
-    for (uint32_t i = 0; i < 4; i++) {
-        int high = (whole[i] + 64 + ATTN_INT_MAX) / 128 - ATTN_INT_MAX / 128;
-        unit[i] = (unsigned char)high;
-        unit[4 + i] = (unsigned char)(whole[i] - 128 * high);
-    }
-}
-
-void attn_set_query(const struct attn_layout *l, const float *x, float scale, void *query)
+void attn_set_query(const struct attn_kern *k, const struct attn_layout *l, const float *x,
+                    float scale, void *query)
 {
     float *f = query;
     if (l->type != KV_Q8_0) {
@@ -166,18 +129,13 @@ void attn_set_query(const struct attn_layout *l, const float *x, float scale, vo
             f[d] = x[d] * scale;
         return;
     }
-    unsigned char *unit = query;
-    size_t k4 = up(l->dk, 4);
-    float most = largest(x, l->dk), inv = most > ATTN_TINY ? ATTN_INT_MAX / most : 0;
+    unsigned char *unit = query, *sums = unit + up(l->dk, 4) * ATTN_UNIT + sizeof(float);
+    float most = k->largest(x, l->dk), inv = most > ATTN_TINY ? ATTN_INT_MAX / most : 0;
     float back = most > ATTN_TINY ? most / ATTN_INT_MAX * scale : 0;
-    memcpy(unit + k4 * ATTN_UNIT, &back, sizeof(back));
-    unsigned char *sums = unit + k4 * ATTN_UNIT + sizeof(back);
+    memcpy(sums - sizeof(back), &back, sizeof(back));
     for (uint32_t from = 0; from < l->dk; from += ATTN_K_GROUP, sums += sizeof(int32_t)) {
         uint32_t n = NUM_MIN(l->dk - from, (uint32_t)ATTN_K_GROUP);
-        int32_t sum = 0;
-        for (uint32_t d = 0; d < n; d += 4, unit += ATTN_UNIT)
-            set_unit(unit, x + from + d, NUM_MIN(n - d, 4U), inv, l->split, &sum);
-        sum *= 128;
+        int32_t sum = 128 * k->units(x + from, n, inv, unit + from / 4 * ATTN_UNIT);
         memcpy(sums, &sum, sizeof(sum));
     }
 }

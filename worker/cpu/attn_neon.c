@@ -23,7 +23,9 @@
 #define v_sub                 vsubq_f32
 #define v_mul                 vmulq_f32
 #define v_max(a, b)           vbslq_f32(vcgtq_f32(a, b), a, b) /* b if one is NaN, as on x86 */
-#define v_round               vrndnq_f32
+#define v_min(a, b)           vbslq_f32(vcltq_f32(a, b), a, b)
+#define v_abs                 vabsq_f32
+#define v_real(x)             v_keep(vceqq_f32(x, x), x)
 #define v_hmax                vmaxvq_f32
 #define v_zero_below(x, t, y) v_keep(vcltq_f32(t, x), y)
 
@@ -45,20 +47,17 @@ static inline float v_tree16(const float32x4_t *x)
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-#define vi_float             vcvtq_f32_s32
-#define vi_near              vcvtnq_s32_f32
-#define vi_set1              vdupq_n_s32
-#define vi_add               vaddq_s32
-#define vi_sum               vaddvq_s32
-#define vi_unbiased(dot, by) ((void)(by), (dot)) /* dots() takes signed codes */
+#define vi_float vcvtq_f32_s32
+#define vi_near  vcvtnq_s32_f32
+#define vi_set1  vdupq_n_s32
+#define vi_add   vaddq_s32
+#define vi_sum   vaddvq_s32
 
-/* Half of what dots() does: 8 columns. The parts of two queries are loaded at once; a tile has
- * an even number of places. */
-static inline __attribute__((always_inline)) void dots8(const unsigned char *const *codes,
-                                                        const unsigned char *const *next,
-                                                        uint32_t n_codes, uint32_t n, size_t step,
-                                                        const unsigned char *units, const int nq,
-                                                        size_t column, int32x4_t (*out)[4])
+/* Half of what dots() does: 8 columns. */
+static inline __attribute__((always_inline)) void
+dots8(const unsigned char *const *codes, const unsigned char *const *next, uint32_t n_codes,
+      uint32_t n, size_t step, const unsigned char *units, const size_t unit_step,
+      const size_t lane_step, const int nq, size_t column, int32x4_t (*out)[4])
 {
     const uint8x16_t top = vdupq_n_u8(0x80);
     int32x4_t high[S_TILE][2], low[S_TILE][2];
@@ -66,40 +65,37 @@ static inline __attribute__((always_inline)) void dots8(const unsigned char *con
         high[i][0] = high[i][1] = low[i][0] = low[i][1] = vdupq_n_s32(0);
     for (uint32_t c = 0; c < n_codes; c++) {
         const unsigned char *at = codes[c] + column * 4;
-        for (uint32_t u = 0; u < n; u++, at += step, units += ATTN_TILE * ATTN_UNIT) {
+        for (uint32_t u = 0; u < n; u++, at += step, units += unit_step) {
             int8x16_t k0 = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at), top));
             int8x16_t k1 = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 16), top));
             if (column == 0)
                 __builtin_prefetch(next[c] + u * step, 0, 3);
-            for (int i = 0; i < nq; i += 2) {
-                int8x16_t q = vreinterpretq_s8_u8(vld1q_u8(units + i * ATTN_UNIT));
-                high[i][0] = vdotq_laneq_s32(high[i][0], k0, q, 0);
-                high[i][1] = vdotq_laneq_s32(high[i][1], k1, q, 0);
-                low[i][0] = vdotq_laneq_s32(low[i][0], k0, q, 1);
-                low[i][1] = vdotq_laneq_s32(low[i][1], k1, q, 1);
-                if (i + 1 < nq) {
-                    high[i + 1][0] = vdotq_laneq_s32(high[i + 1][0], k0, q, 2);
-                    high[i + 1][1] = vdotq_laneq_s32(high[i + 1][1], k1, q, 2);
-                    low[i + 1][0] = vdotq_laneq_s32(low[i + 1][0], k0, q, 3);
-                    low[i + 1][1] = vdotq_laneq_s32(low[i + 1][1], k1, q, 3);
-                }
+            for (int i = 0; i < nq; i++) {
+                int8x8_t q = vreinterpret_s8_u8(vld1_u8(units + (size_t)i * lane_step));
+                high[i][0] = vdotq_lane_s32(high[i][0], k0, q, 0);
+                high[i][1] = vdotq_lane_s32(high[i][1], k1, q, 0);
+                low[i][0] = vdotq_lane_s32(low[i][0], k0, q, 1);
+                low[i][1] = vdotq_lane_s32(low[i][1], k1, q, 1);
             }
         }
     }
     for (int i = 0; i < nq; i++) {
-        out[i][column / 4] = vaddq_s32(vshlq_n_s32(high[i][0], 7), low[i][0]);
-        out[i][column / 4 + 1] = vaddq_s32(vshlq_n_s32(high[i][1], 7), low[i][1]);
+        out[i][column / 4] = vaddq_s32(vshlq_n_s32(high[i][0], 8), low[i][0]);
+        out[i][column / 4 + 1] = vaddq_s32(vshlq_n_s32(high[i][1], 8), low[i][1]);
     }
 }
 
 /* Sums over n_codes times n groups of 4 of code x integer, 16 columns at once. Groups of codes
- * are `step` bytes apart, next[] is fetched alike; units hold 4 high parts and 4 low ones. */
+ * are `step` bytes apart, next[] is fetched alike; units hold 4 high parts and 4 low ones. The
+ * codes are taken as signed ones: nothing to subtract. */
 static inline __attribute__((always_inline)) void
 dots(const unsigned char *const *codes, const unsigned char *const *next, uint32_t n_codes,
-     uint32_t n, size_t step, const unsigned char *units, const int nq, int32x4_t (*out)[4])
+     uint32_t n, size_t step, const unsigned char *units, const size_t unit_step,
+     const size_t lane_step, const int32_t *sums, const int nq, int32x4_t (*out)[4])
 {
-    dots8(codes, next, n_codes, n, step, units, nq, 0, out);
-    dots8(codes, next, n_codes, n, step, units, nq, 8, out);
+    (void)sums;
+    dots8(codes, next, n_codes, n, step, units, unit_step, lane_step, nq, 0, out);
+    dots8(codes, next, n_codes, n, step, units, unit_step, lane_step, nq, 8, out);
 }
 
 static inline int8x16_t low_bytes(const int32x4_t *x)
@@ -109,24 +105,29 @@ static inline int8x16_t low_bytes(const int32x4_t *x)
     return vcombine_s8(vmovn_s16(a), vmovn_s16(b));
 }
 
-/* Integers of 16 positions, 0 to ATTN_INT_MAX, as 4 units. */
+/* x = 256 high + low: the low byte of x + 128 is low + 128. */
 static inline void put_units(const int32x4_t *x, unsigned char *units)
 {
-    int32x4_t high[4], low[4];
-    for (int k = 0; k < 4; k++) {
-        high[k] = vshrq_n_s32(vaddq_s32(x[k], vdupq_n_s32(64)), 7);
-        low[k] = vsubq_s32(x[k], vshlq_n_s32(high[k], 7));
+    for (int k = 0; k < 8; k += 4, units += 32) {
+        int32x4_t high[4], low[4];
+        for (int i = 0; i < 4; i++) {
+            low[i] = x[k + i];
+            high[i] = vshrq_n_s32(vaddq_s32(low[i], vdupq_n_s32(128)), 8);
+        }
+        int32x4_t h = vreinterpretq_s32_s8(low_bytes(high));
+        int32x4_t l = vreinterpretq_s32_s8(low_bytes(low));
+        vst1q_u8(units, vreinterpretq_u8_s32(vzip1q_s32(h, l)));
+        vst1q_u8(units + 16, vreinterpretq_u8_s32(vzip2q_s32(h, l)));
     }
-    int32x4_t h = vreinterpretq_s32_s8(low_bytes(high)), l = vreinterpretq_s32_s8(low_bytes(low));
-    uint8x16_t first = vreinterpretq_u8_s32(vzip1q_s32(h, l));
-    uint8x16_t second = vreinterpretq_u8_s32(vzip2q_s32(h, l));
-    size_t step = (size_t)ATTN_TILE * ATTN_UNIT;
-    vst1_u8(units, vget_low_u8(first));
-    vst1_u8(units + step, vget_high_u8(first));
-    vst1_u8(units + 2 * step, vget_low_u8(second));
-    vst1_u8(units + 3 * step, vget_high_u8(second));
+}
+
+static inline void put_codes(const int32x4_t *x, unsigned char *out)
+{
+    vst1q_s8((int8_t *)out, low_bytes(x));
+    vst1q_s8((int8_t *)out + 16, low_bytes(x + 4));
 }
 
 #include "worker/cpu/attn_simd.h"
 
-const struct attn_kern attn_kern_neon = {{block_f16, block_q8, block_f32}, exp1, true};
+const struct attn_kern attn_kern_neon = {
+    {block_f16, block_q8, block_f32}, exp1, largest, codes, units, true};

@@ -26,7 +26,7 @@ static float exp1(float x)
 {
     if (!(x > -87.0f))
         return 0;
-    float n = rintf(x * 1.44269504f);
+    float n = fmaf(x, 1.44269504f, 12582912.0f) - 12582912.0f;
     float r = fmaf(n, -0.693359375f, x);
     r = fmaf(n, 2.12194440e-4f, r);
     float y = 1.9875691500e-4f;
@@ -166,7 +166,38 @@ static void block(const struct attn_block *b)
     }
 }
 
-const struct attn_kern attn_kern_ref = {{block, block, block}, exp1, false};
+static float largest(const float *x, uint32_t n)
+{
+    float most = 0;
+    for (uint32_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+static int32_t nearest(float x, float limit)
+{
+    x = isnan(x) ? 0 : x;
+    return (int32_t)rintf(fminf(fmaxf(x, -limit), limit));
+}
+
+static void codes(const float *x, uint32_t n, float inv, unsigned char *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (unsigned char)(nearest(x[i] * inv, 127) + 128);
+}
+
+static int32_t units(const float *x, uint32_t n, float inv, unsigned char *out)
+{
+    int32_t sum = 0;
+    for (uint32_t i = 0; i < (n + 3) / 4 * 4; i++) {
+        int16_t whole = i < n ? (int16_t)nearest(x[i] * inv, ATTN_INT_MAX) : 0;
+        memcpy(out + i * sizeof(whole), &whole, sizeof(whole));
+        sum += whole;
+    }
+    return sum;
+}
+
+const struct attn_kern attn_kern_ref = {{block, block, block}, exp1, largest, codes, units, false};
 
 const struct attn_kern *attn_kern_at(enum kern_level level)
 {

@@ -4,12 +4,12 @@
  *
  *   VF, LANES            vector of floats and its length (16 is a multiple of it); VI: of int32
  *   v_zero, v_set1, v_load, v_store, v_half (16-bit floats widened), v_fma(a, b, c) = ab + c,
- *   v_add, v_sub, v_mul, v_max, v_round, v_scale2(x, n) = x 2^n for integral n,
- *   v_hmax, v_tree16(array of 16 / LANES), v_zero_below(x, t, y) = t < x ? y : 0 per lane
+ *   v_add, v_sub, v_mul, v_min, v_max, v_abs, v_real (NaN as 0), v_hmax,
+ *   v_scale2(x, n) = x 2^n for integral n, v_tree16(array of 16 / LANES),
+ *   v_zero_below(x, t, y) = t < x ? y : 0 per lane
  *   vi_float, vi_near (to int32, nearest), vi_set1, vi_add, vi_sum
- *   vi_unbiased(dot, 128 x integers): what dots() gives, less its 128s
  *   dots(...)            integer dot products, see the files
- *   put_units(...)       weights of 16 positions as units of one lane
+ *   put_units, put_codes 32 integers as 8 units, as bytes
  *   S_TILE, V_MOST       queries that share loaded keys, and values
  *   V_TILE(n)            vectors of values that n queries share at once
  *
@@ -21,6 +21,7 @@
 #define LINE       64
 #define UNIT_STEP  ((size_t)ATTN_TILE * ATTN_UNIT)
 #define PAGE_UNITS (PAGE / 4)
+#define LANE_STEP  ((size_t)ATTN_BLOCK / 4 * ATTN_UNIT) /* of a query's weights */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -86,7 +87,8 @@ INLINE void fetch(const unsigned char *p)
 /* exp for x <= 0; 0 below -87. Cody-Waite reduction, degree 6, error about 1e-7. */
 INLINE VF v_exp(VF x)
 {
-    VF n = v_round(v_mul(x, v_set1(1.44269504f)));
+    /* What is added and taken away rounds to nearest. */
+    VF n = v_sub(v_fma(x, v_set1(1.44269504f), v_set1(12582912.0f)), v_set1(12582912.0f));
     VF r = v_fma(n, v_set1(-0.693359375f), x);
     r = v_fma(n, v_set1(2.12194440e-4f), r);
     VF y = v_set1(1.9875691500e-4f);
@@ -153,16 +155,13 @@ INLINE void scores_q8(struct part *t, uint32_t i0, const int nq, uint32_t page)
         const unsigned char *codes = k + from * 4 * PAGE;
         const unsigned char *next = fetched + from * 4 * PAGE;
         VI dot[S_TILE][PER_PAGE];
-        dots(&codes, &next, 1, n, (size_t)4 * PAGE, t->q + from * UNIT_STEP + i0 * ATTN_UNIT, nq,
-             dot);
+        dots(&codes, &next, 1, n, (size_t)4 * PAGE, t->q + from * UNIT_STEP + i0 * ATTN_UNIT,
+             UNIT_STEP, ATTN_UNIT, sums + g * ATTN_TILE + i0, nq, dot);
         for (size_t h = 0; h < PER_PAGE; h++) {
             const void *at = k + l->k_scales + (g * PAGE + h * LANES) * sizeof(uint16_t);
             VF scale = v_half((const uint16_t *)at);
-            for (int i = 0; i < nq; i++) {
-                VI sum = vi_set1(sums[g * ATTN_TILE + i0 + (size_t)i]);
-                VF x = vi_float(vi_unbiased(dot[i][h], sum));
-                total[i][h] = v_fma(x, scale, total[i][h]);
-            }
+            for (int i = 0; i < nq; i++)
+                total[i][h] = v_fma(vi_float(dot[i][h]), scale, total[i][h]);
         }
     }
     for (int i = 0; i < nq; i++) {
@@ -351,13 +350,13 @@ INLINE float weights_q8(const struct part *t, uint32_t i, size_t group, unsigned
     }
     float max = v_hmax(m), inv = max > ATTN_TINY ? ATTN_INT_MAX / max : 0;
     VI all = vi_set1(0);
-    for (uint32_t page = 0; page < ATTN_PAGES; page++) {
-        VI x[PER_PAGE];
-        for (uint32_t h = 0; h < PER_PAGE; h++) {
-            x[h] = vi_near(v_mul(w[page * PER_PAGE + h], v_set1(inv)));
-            all = vi_add(all, x[h]);
+    for (uint32_t h = 0; h < PER_BLOCK; h += 2 * PER_PAGE) {
+        VI x[2 * PER_PAGE];
+        for (uint32_t c = 0; c < 2 * PER_PAGE; c++) {
+            x[c] = vi_near(v_mul(w[h + c], v_set1(inv)));
+            all = vi_add(all, x[c]);
         }
-        put_units(x, units + page * PAGE_UNITS * UNIT_STEP + i * ATTN_UNIT);
+        put_units(x, units + h * LANES / 4 * ATTN_UNIT);
     }
     *sum = vi_sum(all) * 128;
     return max > ATTN_TINY ? max / ATTN_INT_MAX : 0;
@@ -376,14 +375,15 @@ INLINE void values_dims_q8(const struct part *t, uint32_t i0, const int nq, size
         next[p] = ahead(t, first + p, i0 == 0) + l->v + d0 * 4;
     }
     dots(codes, next, n, PAGE_UNITS, (size_t)l->dv_pad * 4,
-         units + first * PAGE_UNITS * UNIT_STEP + i0 * ATTN_UNIT, nq, dot);
+         units + i0 * LANE_STEP + first * PAGE_UNITS * ATTN_UNIT, ATTN_UNIT, LANE_STEP, sums + i0,
+         nq, dot);
     for (int i = 0; i < nq; i++) {
         uint32_t at = i0 + (uint32_t)i;
         float *acc = acc_of(t, at) + d0;
         if (t->b->lo[t->q0 + at] >= t->b->hi[t->q0 + at])
             continue;
         for (size_t h = 0; h < PER_PAGE; h++) {
-            VF x = vi_float(vi_unbiased(dot[i][h], vi_set1(sums[at])));
+            VF x = vi_float(dot[i][h]);
             VF before = v_mul(v_load(acc + h * LANES), v_set1(t->rescale[at]));
             v_store(acc + h * LANES, v_fma(x, v_set1(back[at]), before));
         }
@@ -393,13 +393,13 @@ INLINE void values_dims_q8(const struct part *t, uint32_t i0, const int nq, size
 INLINE void values_q8(const struct part *t)
 {
     const struct attn_block *b = t->b;
-    unsigned char units[ATTN_BLOCK / 4 * UNIT_STEP] __attribute__((aligned(LINE)));
+    unsigned char units[ATTN_TILE * LANE_STEP] __attribute__((aligned(LINE)));
     float back[ATTN_TILE];
     int32_t sums[ATTN_TILE];
     for (size_t g = 0, d0 = 0; d0 < b->l->dv_pad; g++, d0 += ATTN_V_GROUP) {
         size_t end = d0 + ATTN_V_GROUP < b->l->dv_pad ? d0 + ATTN_V_GROUP : b->l->dv_pad;
         for (uint32_t i = 0; i < t->n; i++)
-            back[i] = weights_q8(t, i, g, units, &sums[i]);
+            back[i] = weights_q8(t, i, g, units + i * LANE_STEP, &sums[i]);
         for (uint32_t i0 = 0; i0 < t->n;) {
             uint32_t m = t->n - i0 < S_TILE ? t->n - i0 : S_TILE;
             for (size_t d = d0; d < end; d += PAGE) {
@@ -458,6 +458,61 @@ static void block_f32(const struct attn_block *b)
 static void block_q8(const struct attn_block *b)
 {
     block(b, KV_Q8_0);
+}
+
+/* ---- into and out of integers -------------------------------------------------------------- */
+
+static float largest(const float *x, uint32_t n)
+{
+    VF m = v_zero();
+    float most = 0;
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        m = v_max(v_abs(v_load(x + i)), m); /* NaN: the second one */
+    most = v_hmax(m);
+    for (; i < n; i++) {
+        float a = x[i] < 0 ? -x[i] : x[i];
+        most = a > most ? a : most;
+    }
+    return most;
+}
+
+/* Up to 32 values; those that are missing are 0. */
+INLINE void integers(const float *x, uint32_t n, float inv, float limit, VI *out)
+{
+    float all[2 * PAGE];
+    if (n < 2 * PAGE) {
+        memset(all, 0, sizeof(all));
+        memcpy(all, x, n * sizeof(*x));
+        x = all;
+    }
+    for (uint32_t c = 0; c < 2 * PER_PAGE; c++) {
+        VF y = v_real(v_mul(v_load(x + c * LANES), v_set1(inv)));
+        out[c] = vi_near(v_min(v_max(y, v_set1(-limit)), v_set1(limit)));
+    }
+}
+
+static void codes(const float *x, uint32_t n, float inv, unsigned char *out)
+{
+    VI ints[2 * PER_PAGE];
+    unsigned char bytes[2 * PAGE];
+    integers(x, n, inv, 127, ints);
+    for (uint32_t c = 0; c < 2 * PER_PAGE; c++)
+        ints[c] = vi_add(ints[c], vi_set1(128));
+    put_codes(ints, bytes);
+    memcpy(out, bytes, n);
+}
+
+static int32_t units(const float *x, uint32_t n, float inv, unsigned char *out)
+{
+    VI ints[2 * PER_PAGE], all = vi_set1(0);
+    unsigned char bytes[2 * PAGE / 4 * ATTN_UNIT];
+    integers(x, n, inv, ATTN_INT_MAX, ints);
+    for (uint32_t c = 0; c < 2 * PER_PAGE; c++)
+        all = vi_add(all, ints[c]);
+    put_units(ints, bytes);
+    memcpy(out, bytes, (size_t)(n + 3) / 4 * ATTN_UNIT);
+    return vi_sum(all);
 }
 
 static float exp1(float x)

@@ -216,11 +216,12 @@ void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim 
         }
         return;
     }
-    uint32_t n = s->batch->n_rows * kv * s->n_chunks;
+    /* The last chunks are the shorter ones: they go last and even out who waits. */
+    uint32_t heads = s->batch->n_rows * kv, n = heads * s->n_chunks;
     while ((i = atomic_fetch_add_explicit(&claim->next, 1, memory_order_relaxed)) < n) {
-        uint32_t row = i / (kv * s->n_chunks), rest = i % (kv * s->n_chunks);
+        uint32_t row = i % heads / kv;
         if (!crop || s->rows[row].wanted)
-            chunk_task(s, op, th, row, rest / s->n_chunks, rest % s->n_chunks);
+            chunk_task(s, op, th, row, i % kv, i / heads);
     }
     pool_barrier(s->pool, tid);
     n = s->batch->n_rows * s->hp.n_heads;

@@ -191,16 +191,16 @@ static void finish_head(const struct run *r, const struct cpu_op *op, uint32_t w
     }
     if (which == PROG_Q) {
         size_t at = ((size_t)row * s->hp.n_heads + head) * s->layout.query_bytes;
-        attn_set_query(&s->layout, x, s->hp.attn_scale, s->q + at);
+        attn_set_query(s->attn, &s->layout, x, s->hp.attn_scale, s->q + at);
         return;
     }
     const uint32_t *pages = s->batch->seqs[info->seq].pages;
     unsigned char *kv = cpu_kv_at(s, op->layer, pages[info->pos / BACKEND_PAGE_TOKENS], head);
     uint32_t slot = info->pos % BACKEND_PAGE_TOKENS;
     if (which == PROG_K) {
-        attn_store_k(&s->layout, v, kv, slot, x);
+        attn_store_k(s->attn, &s->layout, v, kv, slot, x);
     } else {
-        attn_store_v(&s->layout, v, kv, slot, x);
+        attn_store_v(s->attn, &s->layout, v, kv, slot, x);
     }
 }
 
