@@ -17,7 +17,7 @@ struct slice {
 };
 
 struct file {
-    struct slice added, norm, pre, post, decoder, model;
+    struct slice added, norm, pre, post, decoder;
     struct slice vocab, merges; /* of the model */
     struct jv *opts;            /* its other members */
     struct jv *added_v, *norm_v, *pre_v, *post_v, *decoder_v;
@@ -49,29 +49,6 @@ static int take_slice(struct tj *j, struct slice *s)
     return rc;
 }
 
-static int find_parts(struct file *f, const char *text, size_t n)
-{
-    struct tj j;
-    struct gguf_str key;
-    int state = 0, rc;
-    tj_init(&j, text, n, f->e);
-    while ((rc = tj_member(&j, &state, &key)) == 1) {
-        struct slice other, *to = is(key, "added_tokens")     ? &f->added
-                                  : is(key, "normalizer")     ? &f->norm
-                                  : is(key, "pre_tokenizer")  ? &f->pre
-                                  : is(key, "post_processor") ? &f->post
-                                  : is(key, "decoder")        ? &f->decoder
-                                  : is(key, "model")          ? &f->model
-                                                              : &other;
-        if ((rc = take_slice(&j, to)) != 0)
-            break;
-    }
-    if (rc == 0 && tj_peek(&j) != '\0')
-        rc = err_set(f->e, Q_EINVAL, "byte %zu: more follows the object", (size_t)(j.p - j.start));
-    tj_fini(&j);
-    return rc;
-}
-
 static int parse_slice(const struct slice *s, const char *name, struct jv **out, struct err *e)
 {
     if (!s->p)
@@ -95,26 +72,23 @@ static int parse_parts(struct file *f)
 }
 
 /* The model: where vocabulary and merges stand, and a tree of what else it says. */
-static int find_model(struct file *f)
+static int find_model(struct file *f, struct tj *j)
 {
-    struct tj j;
     struct gguf_str key;
     int state = 0, rc;
-    if (!f->model.p)
-        return err_set(f->e, Q_EINVAL, "it has no \"model\"");
+    jv_free(f->opts);
     f->opts = jv_new_object();
     if (!f->opts)
         return no_memory(f->e);
-    tj_init(&j, f->model.p, f->model.n, f->e);
-    while ((rc = tj_member(&j, &state, &key)) == 1) {
+    while ((rc = tj_member(j, &state, &key)) == 1) {
         struct slice s;
         struct jv *v = NULL;
         char name[40];
         if (is(key, "vocab") || is(key, "merges")) {
-            rc = take_slice(&j, is(key, "vocab") ? &f->vocab : &f->merges);
+            rc = take_slice(j, is(key, "vocab") ? &f->vocab : &f->merges);
         } else {
             snprintf(name, sizeof(name), "%.*s", (int)NUM_MIN(key.n, 39U), key.p);
-            rc = take_slice(&j, &s);
+            rc = take_slice(j, &s);
             if (rc == 0 && s.n > 4096)
                 rc = err_set(f->e, Q_EINVAL, "model.%s is too long", name);
             /* Scalars stand inside an array for the parser. */
@@ -131,6 +105,32 @@ static int find_model(struct file *f)
         if (rc)
             break;
     }
+    return rc;
+}
+
+static int find_parts(struct file *f, const char *text, size_t n)
+{
+    struct tj j;
+    struct gguf_str key;
+    int state = 0, rc;
+    tj_init(&j, text, n, f->e);
+    while ((rc = tj_member(&j, &state, &key)) == 1) {
+        if (is(key, "model")) { /* most of the file: walked once */
+            if ((rc = find_model(f, &j)) != 0)
+                break;
+            continue;
+        }
+        struct slice other, *to = is(key, "added_tokens")     ? &f->added
+                                  : is(key, "normalizer")     ? &f->norm
+                                  : is(key, "pre_tokenizer")  ? &f->pre
+                                  : is(key, "post_processor") ? &f->post
+                                  : is(key, "decoder")        ? &f->decoder
+                                                              : &other;
+        if ((rc = take_slice(&j, to)) != 0)
+            break;
+    }
+    if (rc == 0 && tj_peek(&j) != '\0')
+        rc = err_set(f->e, Q_EINVAL, "byte %zu: more follows the object", (size_t)(j.p - j.start));
     tj_fini(&j);
     return rc;
 }
@@ -417,7 +417,7 @@ static uint32_t count_merges(const struct slice *s)
 static bool has_all_bytes(const struct file *f)
 {
     struct tok_map map = {0};
-    bool all = tok_map_init(&map, f->n, NULL) == 0;
+    bool all = tok_map_init(&map, 512, NULL) == 0;
     for (uint32_t i = 0; i < f->n && all; i++) {
         size_t n;
         tok_str(&f->texts, i, &n);
@@ -581,8 +581,8 @@ int tokenizer_open_json(struct tokenizer **out, const char *text, size_t n, stru
     int rc = t ? find_parts(&f, text, n) : Q_ENOMEM;
     if (rc == 0)
         rc = parse_parts(&f);
-    if (rc == 0)
-        rc = find_model(&f);
+    if (rc == 0 && !f.opts)
+        rc = err_set(e, Q_EINVAL, "it has no \"model\"");
     if (rc == 0)
         rc = load(t, &f);
     jv_free(f.opts);

@@ -79,16 +79,20 @@ static int escape(struct tj *j)
     return rc;
 }
 
+/* Where a string has a quote, a backslash or a control character, at the latest the text's NUL. */
+static const char *plain_end(const char *p)
+{
+    while ((unsigned char)*p >= 0x20 && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
 int tj_string(struct tj *j, struct gguf_str *out)
 {
     if (tj_peek(j) != '"')
         return bad(j, "a string is expected");
     const char *from = ++j->p;
-    while (j->p < j->end && *j->p != '"' && *j->p != '\\') {
-        if ((unsigned char)*j->p < 0x20)
-            return bad(j, "a control character in a string");
-        j->p++;
-    }
+    j->p = plain_end(j->p);
     if (j->p < j->end && *j->p == '"') {
         *out = (struct gguf_str){from, (size_t)(j->p - from)};
         j->p++;
@@ -99,6 +103,8 @@ int tj_string(struct tj *j, struct gguf_str *out)
         buf_put(&j->tmp, from, (size_t)(j->p - from));
         if (j->p == j->end)
             return bad(j, "a string without an end");
+        if ((unsigned char)*j->p < 0x20)
+            return bad(j, "a control character in a string");
         char c = *j->p++;
         if (c == '"')
             break;
@@ -106,11 +112,7 @@ int tj_string(struct tj *j, struct gguf_str *out)
         if (rc)
             return rc;
         from = j->p;
-        while (j->p < j->end && *j->p != '"' && *j->p != '\\') {
-            if ((unsigned char)*j->p < 0x20)
-                return bad(j, "a control character in a string");
-            j->p++;
-        }
+        j->p = plain_end(j->p);
     }
     if (j->tmp.failed)
         return bad(j, "a string that is too long");

@@ -250,7 +250,7 @@ static int one_step(const struct norm_step *st, const char *s, size_t n, struct 
 {
     switch (st->kind) {
     case NORM_NFC:
-        return uni_normal(UNI_NFC, s, n, out);
+        return uni_nfc(s, n, out);
     case NORM_NFD:
         return uni_normal(UNI_NFD, s, n, out);
     case NORM_NFKC:

@@ -195,21 +195,25 @@ enum uni_start uni_start(const char *str, size_t n, size_t *len)
     return UNI_WHOLE;
 }
 
+/* May this character change in NFC, or join what stands before it? Below U+0300 none does. */
+static bool moves_in_nfc(uint32_t cp)
+{
+    if (cp < 0x300 || cp == UNI_BAD)
+        return false;
+    if (cp >= 0x1100 && cp <= 0x11FF)
+        return true; /* Hangul jamo compose by rule */
+    const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)cp);
+    return p->combining_class != 0 || p->comb_index != UINT16_MAX ||
+           p->decomp_seqindex != UINT16_MAX;
+}
+
 bool uni_needs_nfc(const char *s, size_t n)
 {
     for (size_t i = 0; i < n;) {
         struct uni_char c = uni_next(s + i, n - i);
         i += c.len;
-        /* Nothing below U+0300 changes in NFC or joins what stands before it. */
-        if (c.cp < 0x300 || c.cp == UNI_BAD)
-            continue;
-        if (c.cp >= 0x1100 && c.cp <= 0x11FF)
-            return true; /* Hangul jamo compose by rule */
-        const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)c.cp);
-        if (p->combining_class != 0 || p->comb_index != UINT16_MAX ||
-            p->decomp_seqindex != UINT16_MAX) {
+        if (moves_in_nfc(c.cp))
             return true;
-        }
     }
     return false;
 }
@@ -252,7 +256,31 @@ int uni_normal(enum uni_form form, const char *s, size_t n, struct buf *out)
     return rc;
 }
 
+/* Most of a text stays as it is: only stretches between characters that nothing can join to, and
+ * in which something may move, are brought to normal form. */
 int uni_nfc(const char *s, size_t n, struct buf *out)
 {
-    return uni_normal(UNI_NFC, s, n, out);
+    size_t done = 0, from = 0;
+    bool moves = false;
+    if (buf_reserve(out, n) || !is_cheap(s, n))
+        return buf_put(out, s, n);
+    for (size_t i = 0; i <= n;) {
+        struct uni_char c = i < n ? uni_next(s + i, n - i) : (struct uni_char){0, 1, 0};
+        if (c.cp < 0x300) { /* the stretch ends here, the next begins */
+            if (moves) {
+                int rc = buf_put(out, s + done, from - done);
+                if (rc == 0)
+                    rc = uni_normal(UNI_NFC, s + from, i - from, out);
+                if (rc)
+                    return rc;
+                done = i;
+            }
+            moves = false;
+            from = i;
+        } else {
+            moves |= moves_in_nfc(c.cp);
+        }
+        i += c.len;
+    }
+    return buf_put(out, s + done, n - done);
 }
