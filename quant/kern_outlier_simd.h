@@ -108,6 +108,33 @@ INLINE void column_decode(const struct kern_shape s, const uint8_t *panel, uint3
         w[r] = fmaf(w[r], f.scale[r], f.min[r]);
 }
 
+INLINE void add_column(float *acc, const float *w, float x)
+{
+    for (unsigned r = 0; r < R; r++)
+        acc[r] = fmaf(w[r], x, acc[r]);
+}
+
+/* One token, as decoding has it; whole panels without a copy of unknown length. */
+INLINE void outliers_one(const struct kern_shape s, const uint8_t *panel, uint32_t n_rows,
+                         const struct kern_outliers *o, float *out)
+{
+    float acc[R] = {0}, w[R];
+    if (n_rows == R) {
+        memcpy(acc, out, sizeof acc);
+    } else {
+        memcpy(acc, out, n_rows * sizeof *out);
+    }
+    for (uint32_t i = 0; i < o->n; i++) {
+        column_decode(s, panel, o->column[i], w);
+        add_column(acc, w, o->x[i]);
+    }
+    if (n_rows == R) {
+        memcpy(out, acc, sizeof acc);
+    } else {
+        memcpy(out, acc, n_rows * sizeof *out);
+    }
+}
+
 /* Outliers come in the same few columns for most tokens: those decoded last are kept. */
 INLINE void outliers_add(const struct kern_shape s, const uint8_t *panel, uint32_t n_rows,
                          const struct kern_outliers *o, uint32_t n_tokens, float *out,
@@ -116,6 +143,11 @@ INLINE void outliers_add(const struct kern_shape s, const uint8_t *panel, uint32
     enum { KEPT = 8 };
     float w[KEPT][R], acc[R] = {0};
     uint32_t column[KEPT];
+    if (n_tokens == 1) {
+        if (o->n > 0)
+            outliers_one(s, panel, n_rows, o, out);
+        return;
+    }
     memset(column, 0xff, sizeof column);
     for (uint32_t t = 0; t < n_tokens; t++, o++, out += ld_out) {
         if (o->n == 0)
@@ -127,8 +159,7 @@ INLINE void outliers_add(const struct kern_shape s, const uint8_t *panel, uint32
                 column_decode(s, panel, c, w[at]);
                 column[at] = c;
             }
-            for (unsigned r = 0; r < R; r++)
-                acc[r] = fmaf(w[at][r], o->x[i], acc[r]);
+            add_column(acc, w[at], o->x[i]);
         }
         memcpy(out, acc, n_rows * sizeof *out);
     }

@@ -269,9 +269,11 @@ static float *multiply_spiky(const struct kern *kern, enum qtype type, struct sp
     kern_mat_mul(&m, 0, m.n_panels, p->acts, p->n_tokens, out, p->rows);
     for (uint32_t i = 0; i < m.n_panels; i++) {
         uint32_t from = i * m.k->panel_rows, left = p->rows - from;
-        m.k->outliers_add(packed + i * m.panel_bytes,
-                          left < m.k->panel_rows ? left : m.k->panel_rows, p->o, p->n_tokens,
-                          out + from, p->rows);
+        uint32_t n_rows = left < m.k->panel_rows ? left : m.k->panel_rows;
+        uint32_t together = i % 2 ? 1 : p->n_tokens; /* the same alone and in a batch */
+        for (uint32_t t = 0; t < p->n_tokens; t += together)
+            m.k->outliers_add(packed + i * m.panel_bytes, n_rows, p->o + t, together,
+                              out + (size_t)t * p->rows + from, p->rows);
     }
     for (size_t i = n_out; i < n_out + 16; i++)
         CHECK(out[i] == -12345.0f, "%s: guard %zu overwritten", m.k->type->name, i - n_out);
