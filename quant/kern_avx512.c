@@ -148,7 +148,7 @@ INLINE void rows_store(float *p, __m512 v, uint32_t n)
 #define TILE        8
 #define GEMM_TOKENS 3
 #define ASK_HINT    _MM_HINT_T1
-#include "quant/kern_gemm.h"
+#include "quant/kern_gemm_simd.h"
 
 INLINE __m512 load_plain(enum qtype type, const uint8_t *panel, size_t c)
 {

@@ -35,7 +35,7 @@ INLINE void store_codes(uint8_t *p, __m256i v)
 #define TILE        4
 #define GEMM_TOKENS 3
 #define ASK_HINT    _MM_HINT_T1
-#include "quant/kern_gemm.h"
+#include "quant/kern_gemm_simd.h"
 
 void kern_pairs_avxvnni(struct kern_rows *rows)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kern_gemm.h - quantised panels times many tokens, for levels with a dot product of bytes.
+/* kern_gemm_simd.h - quantised panels times many tokens, for levels with a dot product of bytes.
  *
  * A strip of up to STRIP blocks (32 columns each) of one or two panels is unpacked once into a
  * buffer that stays in the first-level cache: codes as bytes, scales as floats. Then all tokens
