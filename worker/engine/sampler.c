@@ -432,27 +432,34 @@ static float top_k_least(struct sampler *s, const struct view *v, uint32_t k)
     return z > v->min_z ? z : v->min_z;
 }
 
-/* The mass of every block, added in lanes that the compiler makes vectors of, and of all. */
+/* The mass of every block, and of all. Simple loops over a block at a time, which the compiler
+ * makes vectors of. */
 static double all_masses(struct sampler *s, const struct view *v)
 {
     enum { LANES = 8 };
+    const float min_z = v->min_z, max = v->max, inv_t = v->inv_t;
+    float z[BLOCK], e[BLOCK];
     double total = 0;
     for (uint32_t b = 0; b < blocks_of(s->n_vocab); b++) {
-        double sum[LANES] = {0};
         s->mass[b] = 0;
-        if (!(z_of(v, s->best[b]) >= v->min_z))
+        if (!(z_of(v, s->best[b]) >= min_z))
             continue;
-        uint32_t i = b * BLOCK, end = block_end(s, b);
-        for (; i + LANES <= end; i += LANES)
-            for (uint32_t k = 0; k < LANES; k++) {
-                float z = z_of(v, v->logits[i + k]);
-                float e = exp_neg(z >= v->min_z ? z : MIN_Z);
-                sum[k] += (double)(z >= v->min_z ? e : 0.0f);
-            }
-        for (uint32_t k = 0; i < end; i++, k++) {
-            float z = z_of(v, v->logits[i]);
-            sum[k] += z >= v->min_z ? (double)exp_neg(z) : 0;
-        }
+        const float *l = v->logits + b * BLOCK;
+        uint32_t n = block_end(s, b) - b * BLOCK;
+        for (uint32_t i = 0; i < n; i++)
+            z[i] = (l[i] - max) * inv_t;
+        for (uint32_t i = n; i < BLOCK; i++)
+            z[i] = -INFINITY;
+        for (uint32_t i = 0; i < BLOCK; i++)
+            e[i] = z[i] >= min_z ? z[i] : MIN_Z;
+        for (uint32_t i = 0; i < BLOCK; i++)
+            e[i] = exp_neg(e[i]);
+        for (uint32_t i = 0; i < BLOCK; i++)
+            e[i] = z[i] >= min_z ? e[i] : 0;
+        double sum[LANES] = {0};
+        for (uint32_t i = 0; i < BLOCK; i += LANES)
+            for (uint32_t k = 0; k < LANES; k++)
+                sum[k] += (double)e[i + k];
         for (uint32_t k = 0; k < LANES; k++)
             s->mass[b] += sum[k];
         total += s->mass[b];
@@ -518,14 +525,15 @@ uint32_t sampler_pick(struct sampler *s, const struct sampler_params *p,
                       const struct sampler_input *in)
 {
     const float *logits = adjust(s, p, in);
-    float m = block_maxima(s, logits);
+    bool greedy = p->temperature < MIN_TEMPERATURE;
+    float m = greedy ? max_of(logits, s->n_vocab) : block_maxima(s, logits);
     if (!(m > -INFINITY)) {
         /* Everything is banned: the ban cannot be kept, the raw order can. */
         if (in->allowed)
             return best_allowed(in->logits, in->allowed, s->n_vocab);
         return argmax(in->logits, s->n_vocab, max_of(in->logits, s->n_vocab));
     }
-    if (p->temperature < MIN_TEMPERATURE || !(m < INFINITY))
+    if (greedy || !(m < INFINITY))
         return argmax(logits, s->n_vocab, m);
 
     struct view v = {logits, m, (float)(1 / p->temperature), MIN_Z};
