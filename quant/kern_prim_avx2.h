@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kern_prim_avx2.h - 256-bit primitives under the names that kern_simd.h and kern_gemm_simd.h use, for
- * kern_avx2.c and kern_avxvnni.c: panels of 8 rows. */
+/* kern_prim_avx2.h - 256-bit primitives under the names that kern_simd.h and kern_gemm_simd.h use,
+ * for kern_avx2.c and kern_avxvnni.c: panels of 8 rows. */
 #ifndef QUIRE_QUANT_KERN_PRIM_AVX2_H
 #define QUIRE_QUANT_KERN_PRIM_AVX2_H
 
