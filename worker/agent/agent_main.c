@@ -32,7 +32,7 @@
 struct options {
     const char *endpoint, *host, *log_level, *metrics_host, *pack_cache;
     int64_t worker_port, metrics_port;
-    bool insecure, with_parent;
+    bool insecure, with_parent, pin_threads;
 };
 
 struct agent {
@@ -226,6 +226,8 @@ static int parse_options(struct options *o, int argc, char **argv, struct err *e
          65535},
         {"pack-cache", NULL, OPT_STR, &o->pack_cache, "MODE",
          PACK_MODE_HELP " (default: QUIRE_PACK_CACHE, else auto)", 0, 0},
+        {"pin-threads", NULL, OPT_FLAG, &o->pin_threads, NULL,
+         "models' threads stay on one core each; for machines where nothing else runs", 0, 0},
         {"exit-with-parent", NULL, OPT_FLAG, &o->with_parent, NULL,
          "stop when the process that started this one ends", 0, 0},
     };
@@ -326,6 +328,7 @@ static int open_parts(struct agent *a, const struct options *o, const struct loo
     const struct shards_config sc = {.loop = &a->loop,
                                      .host = a->host,
                                      .n_threads = a->machine.n_cpus,
+                                     .pin_threads = o->pin_threads,
                                      .changed = flush,
                                      .ctx = a};
     const struct join_config jc = {.loop = &a->loop,

@@ -337,6 +337,7 @@ static void write_config(struct shards *all, struct buf *b, const Quire__StartSh
     jw_kuint(b, "n_ctx", c->n_ctx);
     jw_kuint(b, "n_pages", c->n_pages);
     jw_kuint(b, "n_threads", c->n_threads ? c->n_threads : all->cfg.n_threads);
+    jw_kbool(b, "pin_threads", all->cfg.pin_threads);
     jw_kstr(b, "kv_type", c->kv_type);
     jw_kuint(b, "max_seqs", c->max_seqs);
     jw_kstr(b, "pack_cache", c->pack_cache);

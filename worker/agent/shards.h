@@ -20,6 +20,7 @@ struct shards_config {
     uv_loop_t *loop;
     const char *host;           /* where shards listen */
     uint32_t n_threads;         /* when the supervisor leaves it to us */
+    bool pin_threads;           /* each on a core of its own */
     void (*changed)(void *ctx); /* shards_flush has news, or a shard is gone */
     void *ctx;
 };

@@ -210,7 +210,7 @@ void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim 
     if (!s->split_attn) {
         uint32_t n = s->n_tasks * kv;
         /* The last rows of a prompt have the most keys: they go first. */
-        while ((i = atomic_fetch_add_explicit(&claim->next, 1, memory_order_relaxed)) < n) {
+        while ((i = cpu_claim_one(claim)) < n) {
             uint32_t k = n - 1 - i;
             whole_task(s, op, th, &s->tasks[k / kv], k % kv, crop);
         }
@@ -218,7 +218,7 @@ void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim 
     }
     /* The last chunks are the shorter ones: they go last and even out who waits. */
     uint32_t heads = s->batch->n_rows * kv, n = heads * s->n_chunks;
-    while ((i = atomic_fetch_add_explicit(&claim->next, 1, memory_order_relaxed)) < n) {
+    while ((i = cpu_claim_one(claim)) < n) {
         uint32_t row = i % heads / kv;
         if (!crop || s->rows[row].wanted)
             chunk_task(s, op, th, row, i % kv, i / heads);

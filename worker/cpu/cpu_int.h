@@ -5,28 +5,23 @@
  * cpu_ops.c runs the program in one parallel region, cpu_attn.c is its attention.
  *
  * Division of work: every matrix operation gives thread t the range `split[t]` ..
- * `split[t + 1]` of its units, which it takes in a few steps from the front, one sequential
- * stream; a thread that is done takes steps of the others, so that a core which is busy
- * elsewhere does not hold everybody up. Rows are divided evenly where a row is the unit;
- * attention tasks are claimed one by one. No result depends on who computed it. */
+ * `split[t + 1]` of its units, the same in every step, and cpu_claim.h says how threads take
+ * them. Rows are divided evenly where a row is the unit; attention tasks are claimed one by
+ * one. No result depends on who computed it, nor on how many of the threads take part. */
 #ifndef QUIRE_CPU_INT_H
 #define QUIRE_CPU_INT_H
 
 #include "quant/kern.h"
 #include "worker/cpu/attn_kern.h"
+#include "worker/cpu/cpu_claim.h"
 #include "worker/cpu/pool.h"
 #include "worker/model/backend.h"
 #include "worker/model/program.h"
-
-#include <stdalign.h>
-#include <stdatomic.h>
 
 /* Different activation formats that one operation may need. */
 #define CPU_FORMATS 3
 /* Batches up to this are converted by every thread for itself: cheaper than a barrier. */
 #define CPU_OWN_ROWS 2
-/* A thread's range of units is taken in about so many steps. */
-#define CPU_STEPS 8
 /* Positions of one partial attention result. */
 #define CPU_CHUNK 512
 
@@ -81,12 +76,6 @@ struct cpu_thread {
     float *max_all, *sum_all, *acc_all;
 };
 
-/* How far a thread's range, or a list of tasks, is taken. Two sets serve all phases: while
- * one is in use every thread clears its entry of the other. */
-struct cpu_claim {
-    alignas(64) _Atomic uint32_t next;
-};
-
 /* Memory from mmap: zero, on huge pages where the system gives them. */
 struct cpu_map {
     unsigned char *p;
@@ -130,8 +119,9 @@ struct cpu_stage {
     struct cpu_row *rows;
     uint32_t *map; /* live row -> row of the batch */
     struct cpu_rows *tasks;
-    uint32_t attn_rows;       /* most rows in a task */
-    struct cpu_claim *claims; /* [2][n_threads], used by turns */
+    uint32_t attn_rows; /* most rows in a task */
+    /* [2][n_threads]: while a phase uses one half, each thread clears its part of the other. */
+    struct cpu_claim *claims;
     /* Decoding few sequences at depth: partial results [row][head][chunk] {max, sum, acc}. */
     float *partial;
     uint32_t partial_rows, partial_chunks;

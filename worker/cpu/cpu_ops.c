@@ -19,11 +19,13 @@ struct run {
     struct cpu_stage *s;
     struct cpu_thread *th;
     uint32_t tid, n;
-    uint32_t n_active; /* threads that take part */
+    uint32_t n_active;           /* threads that take part */
+    uint32_t node_from, node_to; /* those of our memory node, absent ones too */
     bool cropped;
     const unsigned char *acts[CPU_FORMATS];
     const struct kern_outliers *outliers; /* of the rounded format */
-    uint32_t set, victim;                 /* of claims; whose range is taken from now */
+    uint32_t set;                         /* of claims */
+    struct cpu_claimer claimer;
 };
 
 static void barrier(const struct run *r)
@@ -37,35 +39,23 @@ static uint32_t share(const struct run *r, uint32_t n, uint32_t tid)
 }
 
 /* Start a phase of claims; a barrier lies between any two. */
-static struct cpu_claim *begin_claims(struct run *r)
+static struct cpu_claim *begin_claims(struct run *r, const uint32_t *split)
 {
     struct cpu_claim *all = r->s->claims;
     uint32_t n = r->s->n_threads;
     for (uint32_t t = r->tid; t < n; t += r->n_active)
-        atomic_store_explicit(&all[r->set * n + t].next, 0, memory_order_relaxed);
+        atomic_store_explicit(&all[r->set * n + t].taken, 0, memory_order_relaxed);
     r->set ^= 1;
-    r->victim = 0;
-    return all + r->set * n;
-}
-
-/* The next step of somebody's range, our own first. False when all is taken. */
-static bool claim(struct run *r, const uint32_t *split, uint32_t *from, uint32_t *to)
-{
-    const struct cpu_stage *s = r->s;
-    uint32_t n = s->n_threads;
-    for (; r->victim < n; r->victim++) {
-        uint32_t v = (r->tid + r->victim) % n, size = split[v + 1] - split[v];
-        uint32_t step = r->n_active == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
-        step += step & (r->n > 2); /* kernels for more tokens like two panels at a time */
-        uint32_t at =
-            atomic_fetch_add_explicit(&s->claims[r->set * n + v].next, step, memory_order_relaxed);
-        if (at < size) {
-            *from = split[v] + at;
-            *to = NUM_MIN(*from + step, split[v + 1]);
-            return true;
-        }
-    }
-    return false;
+    r->claimer = (struct cpu_claimer){.claims = all + r->set * n,
+                                      .split = split,
+                                      .n = n,
+                                      .n_active = r->n_active,
+                                      /* kernels for more tokens like two panels at a time */
+                                      .even = r->n > 2,
+                                      .tid = r->tid,
+                                      .node_from = r->node_from,
+                                      .node_to = r->node_to};
+    return r->claimer.claims;
 }
 
 /* Row of the batch behind row i when `op` is the one that crops. */
@@ -229,8 +219,8 @@ static void op_qkv(struct run *r, const struct cpu_op *op)
     struct cpu_stage *s = r->s;
     uint32_t from, to;
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
-    begin_claims(r);
-    while (claim(r, op->split, &from, &to)) {
+    begin_claims(r, op->split);
+    while (cpu_claim_next(&r->claimer, &from, &to)) {
         for (uint32_t u = from; u < to; u++)
             qkv_unit(r, op, &op->units[u]);
     }
@@ -271,8 +261,8 @@ static void add_product(struct run *r, const struct cpu_mat *mat, const uint32_t
     size_t fit = r->s->tile_floats / ((size_t)block * mat->m.k->panel_rows);
     uint32_t group = (uint32_t)NUM_MAX(fit, (size_t)1);
 
-    begin_claims(r);
-    while (claim(r, split, &from, &to)) {
+    begin_claims(r, split);
+    while (cpu_claim_next(&r->claimer, &from, &to)) {
         for (uint32_t p = from; p < to; p += group)
             add_panels(r, mat, p, NUM_MIN(p + group, to), crop);
     }
@@ -322,8 +312,8 @@ static void op_ffn(struct run *r, const struct cpu_op *op)
     uint32_t from, to, block = NUM_MIN(token_block(gate), r->n);
 
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
-    begin_claims(r);
-    while (claim(r, op->split, &from, &to)) {
+    begin_claims(r, op->split);
+    while (cpu_claim_next(&r->claimer, &from, &to)) {
         /* As many units at once as fit the tile: a decode step then reads two long streams. */
         for (uint32_t u = from, last; u < to; u = last + 1) {
             uint32_t first = op->units[u].panel_from;
@@ -355,8 +345,8 @@ static void op_head(struct run *r, const struct cpu_op *op)
         return;
     prepare(r, s->x, s->hp.width, crop, op->norm, op->formats, op->n_formats);
     uint32_t step = token_block(mat), from, to;
-    begin_claims(r);
-    while (claim(r, op->split, &from, &to)) {
+    begin_claims(r, op->split);
+    while (cpu_claim_next(&r->claimer, &from, &to)) {
         /* Few panels per block of tokens, so that both stay in cache. */
         uint32_t group = r->n > 1 ? 4 : to - from;
         for (uint32_t p = from; p < to; p += group) {
@@ -389,6 +379,7 @@ void cpu_region(void *stage, uint32_t tid)
                     .n_active = pool_active(s->pool)};
     uint32_t first = s->embed ? 1 : 0;
 
+    pool_node(s->pool, tid, &r.node_from, &r.node_to);
     input(&r, s->embed ? &s->ops[0] : NULL);
     for (uint32_t i = first; i < s->n_ops; i++) {
         const struct cpu_op *op = &s->ops[i];
@@ -399,7 +390,7 @@ void cpu_region(void *stage, uint32_t tid)
             op_qkv(&r, op);
             break;
         case PROG_ATTN:
-            cpu_attn_op(s, op, begin_claims(&r), tid);
+            cpu_attn_op(s, op, begin_claims(&r, NULL), tid);
             barrier(&r);
             break;
         case PROG_OUT:

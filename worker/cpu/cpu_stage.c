@@ -64,7 +64,7 @@ static int cpu_run(struct stage *stage, const struct batch *b, float *out)
     s->out = out;
     cpu_attn_plan(s);
     for (uint32_t i = 0; i < 2 * s->n_threads; i++)
-        atomic_store_explicit(&s->claims[i].next, 0, memory_order_relaxed);
+        atomic_store_explicit(&s->claims[i].taken, 0, memory_order_relaxed);
     if (s->fixed_threads) {
         pool_run(s->pool, cpu_region, s);
     } else {

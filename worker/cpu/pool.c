@@ -33,7 +33,7 @@ struct member {
     struct event work; /* raised once per region in which the thread takes part */
     struct pool *pool;
     pthread_t thread;
-    uint32_t tid, node;
+    uint32_t tid, node_from, node_to;
     cpu_set_t *where;   /* the CPUs it may use; NULL: any */
     uint64_t spun;      /* pauses since worked_ns was taken */
     uint64_t cpu_ns;    /* of the thread then */
@@ -200,6 +200,7 @@ static void stop_members(struct pool *p, uint32_t n)
 static int place_members(struct pool *p, const struct cpus *c, bool pin, struct err *e)
 {
     bool bind = pin || c->n_nodes > 1;
+    uint32_t node = 0;
     p->set_bytes = CPU_ALLOC_SIZE(CPUS_MAX);
     if (bind && !(p->before = CPU_ALLOC(CPUS_MAX)))
         return err_set(e, Q_ENOMEM, "no memory to place %u threads", p->n);
@@ -208,14 +209,17 @@ static int place_members(struct pool *p, const struct cpus *c, bool pin, struct 
         uint32_t at = cpus_place(c, t, p->n);
         m->pool = p;
         m->tid = t;
-        m->node = c->all[at].node;
+        m->node_from = t > 0 && c->all[at].node == node ? p->members[t - 1].node_from : t;
+        node = c->all[at].node;
+        for (uint32_t u = m->node_from; u <= t; u++)
+            p->members[u].node_to = t + 1;
         if (!bind)
             continue;
         if (!(m->where = CPU_ALLOC(CPUS_MAX)))
             return err_set(e, Q_ENOMEM, "no memory to place %u threads", p->n);
         CPU_ZERO_S(p->set_bytes, m->where);
         for (uint32_t i = 0; i < c->n; i++) {
-            if (pin ? i == at : c->all[i].node == m->node)
+            if (pin ? i == at : c->all[i].node == node)
                 CPU_SET_S(c->all[i].cpu, p->set_bytes, m->where);
         }
     }
@@ -288,9 +292,10 @@ void pool_close(struct pool *p)
     release(p);
 }
 
-uint32_t pool_node(const struct pool *p, uint32_t tid)
+void pool_node(const struct pool *p, uint32_t tid, uint32_t *from, uint32_t *to)
 {
-    return p->members[tid].node;
+    *from = p->members[tid].node_from;
+    *to = p->members[tid].node_to;
 }
 
 uint32_t pool_threads(const struct pool *p)

@@ -28,9 +28,9 @@ struct pool_config {
 Q_MUST_CHECK int pool_open(struct pool **out, const struct pool_config *cfg, struct err *e);
 void pool_close(struct pool *p); /* joins the threads; NULL is fine */
 uint32_t pool_threads(const struct pool *p);
-/* Memory node of a thread, counted from 0 without gaps and never falling from thread to
- * thread; the same for the same number of threads on the same machine. */
-uint32_t pool_node(const struct pool *p, uint32_t tid);
+/* Threads [*from, *to) share the memory node of thread tid: the same threads for the same
+ * number of them on the same machine. */
+void pool_node(const struct pool *p, uint32_t tid, uint32_t *from, uint32_t *to);
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 void pool_step(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 uint32_t pool_active(const struct pool *p);

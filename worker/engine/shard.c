@@ -140,6 +140,7 @@ static int open_stages(struct shard *s, struct err *e)
         .max_tokens = s->max_rows,
         .max_seqs = c->max_seqs,
         .n_threads = c->n_threads,
+        .pin_threads = c->pin_threads,
         .pack = c->pack,
         .progress = c->progress,
         .progress_ctx = c->ctx,

@@ -20,6 +20,7 @@ struct shard_config {
     uint32_t n_ctx;                /* 0: the model's, at most 4096 */
     uint32_t n_pages;              /* 0: chosen by n_ctx, max_seqs and memory */
     uint32_t n_threads;            /* 0: the back end decides */
+    bool pin_threads;              /* each on a core of its own */
     uint32_t max_seqs;             /* 0: 16 */
     enum kv_type kv;
     enum pack_mode pack;

@@ -154,6 +154,7 @@ static int take_config(struct shard_proc *p, struct err *e)
         if (rc != 0)
             return rc;
     }
+    c->pin_threads = jv_bool(jv_get(j, "pin_threads"), false);
     const char *kv = jv_str(jv_get(j, "kv_type"), "");
     if (!*kv || strcmp(kv, "f16") == 0)
         c->kv = KV_F16;
