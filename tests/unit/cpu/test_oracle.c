@@ -211,7 +211,7 @@ static void test_story(void **state)
     /* Activations are rounded to 8 bits: a close step may tip a run. */
     const struct jv *q8 = jv_get(jv_get(want, "Q8_0"), "greedy");
     assert_int_equal(
-        trained("models/story/story-Q8_0.gguf", KV_F16, q8, "logits_first_step", 1e-2, 0.03, &n),
+        trained("models/story/story-Q8_0.gguf", KV_F16, q8, "logits_first_step", 5e-3, 0.03, &n),
         jv_len(q8));
     jv_free(want);
 }
