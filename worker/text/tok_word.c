@@ -115,7 +115,8 @@ static uint32_t longest(const struct tokenizer *t, const char *s, size_t n, size
         while (to > at && ((unsigned char)s[to] & 0xC0) == 0x80)
             to--;
     }
-    memcpy(tmp, t->cont, k);
+    if (k)
+        memcpy(tmp, t->cont, k);
     memcpy(tmp + k, s + at, to - at);
     while (to > at) {
         uint32_t id = tok_map_find(&t->map, &t->text, tmp, k + to - at);
