@@ -56,13 +56,13 @@ def test_expected_text_of_the_story_model(three_workers):
     expected = json.loads((data / "models/story/expected.json").read_text())["Q8_0"]
     c = three_workers
     c.launch(model_name="story", model_uid="ref", n_worker=2)
-    same = 0
-    for case in expected["greedy"]:
-        r = c.complete("ref", case["prompt_tokens"], max_tokens=len(case["tokens"]))
-        same += r["text"] == case["text_until_eos"]
-    c.delete("/v1/models/ref")
     # 8-bit activations may part from the exact run where two tokens are nearly equal.
-    assert same >= len(expected["greedy"]) - 1
+    clear = [case for case in expected["greedy"] if case["min_top1_top2_margin"] > 0.03]
+    assert len(clear) >= 3
+    for case in clear:
+        r = c.complete("ref", case["prompt_tokens"], max_tokens=len(case["tokens"]))
+        assert r["text"] == case["text_until_eos"]
+    c.delete("/v1/models/ref")
 
 
 def test_too_many_workers_is_refused(three_workers):

@@ -22,6 +22,21 @@ struct rx_set {
     uint32_t n, cap;
 };
 
+/* Sets of characters: tok_regex_set.c. Each int: 0 or Q_ENOMEM, also beyond 20,000 ranges. Adding
+ * leaves a set in disorder; tidy sorts and joins its ranges. */
+int rx_set_add(struct rx_set *s, uint32_t lo, uint32_t hi);
+void rx_set_tidy(struct rx_set *s);
+int rx_set_negate(struct rx_set *s);
+int rx_set_join(struct rx_set *s, const struct rx_set *more);
+int rx_set_intersect(struct rx_set *a, const struct rx_set *b); /* a = a and b; both tidy */
+int rx_set_fold(struct rx_set *s); /* add the other cases of what is in the (tidy) set */
+/* Add all of a general category: two letters, or one and 0. */
+int rx_set_category(struct rx_set *s, char a, char b);
+int rx_set_space(struct rx_set *s); /* what \s means */
+int rx_set_word(struct rx_set *s);  /* what \w means */
+/* Add what a name behind \p or within [: :] means; 1: there is no such name. */
+int rx_set_named(struct rx_set *s, const char *name, size_t n);
+
 enum rx_kind {
     RX_EMPTY,
     RX_SET,  /* one character of sets[a] */

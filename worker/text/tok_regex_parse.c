@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* tok_regex_parse.c - the text of a pattern into its tree. */
 #include "worker/text/tok_regex_int.h"
 
 #include "base/num.h"
 #include "base/utf8.h"
-#include "worker/text/tok_script.h"
-#include "worker/text/tok_unicode.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +11,6 @@
 #define MAX_DEPTH  50U
 #define MAX_NODES  4000U
 #define MAX_REPEAT 1000U
-#define MAX_RANGES 20000U /* in one set while it is made */
 
 struct parser {
     struct rx_tree *t;
@@ -36,247 +34,6 @@ static int unsupported(const struct parser *p, const char *what)
 static int invalid(const struct parser *p, const char *what)
 {
     return err_set(p->e, Q_EINVAL, "the pre-tokeniser's regular expression is wrong: %s", what);
-}
-
-/* ---- sets ---- */
-
-static int set_add(struct rx_set *s, uint32_t lo, uint32_t hi)
-{
-    if (s->n == s->cap) {
-        uint32_t cap = s->cap ? s->cap * 2 : 16;
-        struct rx_range *r = cap <= MAX_RANGES * 2 ? realloc(s->r, cap * sizeof(*r)) : NULL;
-        if (!r)
-            return Q_ENOMEM;
-        s->r = r;
-        s->cap = cap;
-    }
-    s->r[s->n++] = (struct rx_range){lo, hi};
-    return 0;
-}
-
-static int by_lo(const void *a, const void *b)
-{
-    const struct rx_range *x = a, *y = b;
-    return x->lo < y->lo ? -1 : x->lo > y->lo;
-}
-
-static void set_tidy(struct rx_set *s)
-{
-    uint32_t n = 0;
-    if (s->n)
-        qsort(s->r, s->n, sizeof(*s->r), by_lo);
-    for (uint32_t i = 0; i < s->n; i++) {
-        if (n > 0 && s->r[i].lo <= s->r[n - 1].hi + 1) {
-            s->r[n - 1].hi = NUM_MAX(s->r[n - 1].hi, s->r[i].hi);
-        } else {
-            s->r[n++] = s->r[i];
-        }
-    }
-    s->n = n;
-}
-
-/* s becomes what is not in it; s is tidy before and after. */
-static int set_negate(struct rx_set *s)
-{
-    struct rx_set out = {0};
-    uint32_t from = 0;
-    int rc = 0;
-    for (uint32_t i = 0; i < s->n && rc == 0; i++) {
-        if (s->r[i].lo > from)
-            rc = set_add(&out, from, s->r[i].lo - 1);
-        from = s->r[i].hi + 1;
-    }
-    if (rc == 0 && from <= RX_BAD)
-        rc = set_add(&out, from, RX_BAD);
-    free(s->r);
-    *s = out;
-    return rc;
-}
-
-static int set_join(struct rx_set *s, const struct rx_set *more)
-{
-    int rc = 0;
-    for (uint32_t i = 0; i < more->n && rc == 0; i++)
-        rc = set_add(s, more->r[i].lo, more->r[i].hi);
-    return rc;
-}
-
-/* a = a and b; both tidy. */
-static int set_intersect(struct rx_set *a, const struct rx_set *b)
-{
-    struct rx_set out = {0};
-    int rc = 0;
-    for (uint32_t i = 0, k = 0; i < a->n && k < b->n && rc == 0;) {
-        uint32_t lo = NUM_MAX(a->r[i].lo, b->r[k].lo), hi = NUM_MIN(a->r[i].hi, b->r[k].hi);
-        if (lo <= hi)
-            rc = set_add(&out, lo, hi);
-        if (a->r[i].hi < b->r[k].hi) {
-            i++;
-        } else {
-            k++;
-        }
-    }
-    free(a->r);
-    *a = out;
-    return rc;
-}
-
-static bool set_has(const struct rx_set *s, uint32_t cp)
-{
-    for (uint32_t i = 0; i < s->n; i++) {
-        if (cp <= s->r[i].hi)
-            return cp >= s->r[i].lo;
-    }
-    return false;
-}
-
-/* Add the other cases of what is in the (tidy) set. */
-static int set_fold(struct rx_set *s)
-{
-    static const uint32_t odd[][2] = {
-        /* letters that lose their case the other way round */
-        {'s', 0x17F},   {'k', 0x212A},  {0xE5, 0x212B}, {0x3C9, 0x2126}, {0xB5, 0x3BC},
-        {0x3C3, 0x3C2}, {0x3B2, 0x3D0}, {0x3B8, 0x3D1}, {0x3C6, 0x3D5},  {0x3C0, 0x3D6},
-        {0x3BA, 0x3F0}, {0x3C1, 0x3F1}, {0x3B5, 0x3F5}, {0x1E61, 0x1E9B}};
-    struct rx_set more = {0};
-    int rc = 0;
-    for (uint32_t i = 0; i < s->n && rc == 0; i++) {
-        for (uint32_t cp = s->r[i].lo; cp <= s->r[i].hi && cp < 0x1E944 && rc == 0; cp++) {
-            uint32_t low[2] = {cp}, up = uni_upper(cp);
-            if (cp != 0x130)
-                uni_lower(cp, low);
-            if (low[0] != cp)
-                rc = set_add(&more, low[0], low[0]);
-            if (rc == 0 && up != cp)
-                rc = set_add(&more, up, up);
-        }
-    }
-    if (rc == 0)
-        rc = set_join(s, &more);
-    free(more.r);
-    set_tidy(s);
-    for (size_t k = 0; k < NUM_COUNT(odd) && rc == 0; k++) {
-        bool one = set_has(s, odd[k][0]), other = set_has(s, odd[k][1]);
-        if (one != other)
-            rc = set_add(s, odd[k][one], odd[k][one]);
-        set_tidy(s);
-    }
-    return rc;
-}
-
-/* ---- named classes ---- */
-
-static int add_category(struct rx_set *s, char a, char b)
-{
-    size_t n;
-    const struct uni_run *runs = uni_runs(&n);
-    int rc = 0;
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        if (runs[i].cat >> 8 != (unsigned char)a || (b && (runs[i].cat & 0xFF) != b))
-            continue;
-        rc = set_add(s, runs[i].from, i + 1 < n ? runs[i + 1].from - 1 : 0x10FFFF);
-    }
-    return rc;
-}
-
-static int add_space(struct rx_set *s)
-{
-    int rc = set_add(s, 9, 13);
-    if (rc == 0)
-        rc = set_add(s, 0x85, 0x85);
-    return rc ? rc : add_category(s, 'Z', 0);
-}
-
-static int add_word(struct rx_set *s)
-{
-    size_t n;
-    const struct uni_run *runs = uni_runs(&n);
-    /* Alphabetic symbols, and Latin-1's superscripts and fractions, which Oniguruma counts. */
-    static const uint32_t odd[][2] = {{0x24B6, 0x24E9},   {0x1F130, 0x1F149}, {0x1F150, 0x1F169},
-                                      {0x1F170, 0x1F189}, {0xB2, 0xB3},       {0xB9, 0xB9},
-                                      {0xBC, 0xBE}};
-    int rc = 0;
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        uint16_t c = runs[i].cat;
-        if (c >> 8 == 'L' || c >> 8 == 'M' || c == UNI_CAT('N', 'd') || c == UNI_CAT('N', 'l') ||
-            c == UNI_CAT('P', 'c'))
-            rc = set_add(s, runs[i].from, runs[i + 1].from - 1); /* the last run is not such */
-    }
-    for (size_t i = 0; i < NUM_COUNT(odd) && rc == 0; i++)
-        rc = set_add(s, odd[i][0], odd[i][1]);
-    return rc;
-}
-
-static int add_alnum(struct rx_set *s)
-{
-    int rc = add_category(s, 'L', 0);
-    if (rc == 0)
-        rc = add_category(s, 'M', 0);
-    return rc ? rc : add_category(s, 'N', 'd');
-}
-
-/* Names after \p and within [: :]. 0, 1: no such name, or a negative code. */
-static int add_named(struct rx_set *s, const char *name, size_t n)
-{
-    static const struct {
-        const char *name, *cats; /* categories, two characters each; '*': all */
-    } longs[] = {
-        {"letter", "L*"},      {"mark", "M*"},           {"number", "N*"},
-        {"punctuation", "P*"}, {"punct", "P*"},          {"symbol", "S*"},
-        {"separator", "Z*"},   {"other", "C*"},          {"uppercaseletter", "Lu"},
-        {"upper", "Lu"},       {"lower", "Ll"},          {"lowercaseletter", "Ll"},
-        {"uppercase", "Lu"},   {"lowercase", "Ll"},      {"titlecaseletter", "Lt"},
-        {"digit", "Nd"},       {"decimalnumber", "Nd"},  {"cntrl", "Cc"},
-        {"alpha", "L*M*"},     {"alphabetic", "L*M*Nl"}, {"nonspacingmark", "Mn"},
-    };
-    unsigned script;
-    char low[40];
-    size_t m = 0;
-    for (size_t i = 0; i < n; i++) {
-        char c = name[i];
-        if (c == '_' || c == ' ' || c == '-')
-            continue;
-        if (m + 1 >= sizeof(low))
-            return 1;
-        low[m++] = c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
-    }
-    low[m] = '\0';
-    if (m <= 2 && m > 0 && strchr("lmnpszc", low[0])) {
-        size_t before = s->n;
-        int rc = add_category(s, (char)(low[0] - 32), low[1]);
-        return rc ? rc : s->n == before ? 1 : 0;
-    }
-    if (strcmp(low, "any") == 0)
-        return set_add(s, 0, 0x10FFFF);
-    if (strcmp(low, "ascii") == 0)
-        return set_add(s, 0, 0x7F);
-    if (strcmp(low, "space") == 0 || strcmp(low, "whitespace") == 0)
-        return add_space(s);
-    if (strcmp(low, "word") == 0)
-        return add_word(s);
-    if (strcmp(low, "alnum") == 0)
-        return add_alnum(s);
-    for (size_t i = 0; i < NUM_COUNT(longs); i++) {
-        if (strcmp(longs[i].name, low) != 0)
-            continue;
-        int rc = 0;
-        for (const char *c = longs[i].cats; *c && rc == 0; c += 2)
-            rc = add_category(s, c[0], c[1] == '*' ? '\0' : c[1]);
-        return rc;
-    }
-    const char *eq = strchr(low, '=');
-    if (eq && (strncmp(low, "script=", 7) == 0 || strncmp(low, "sc=", 3) == 0)) {
-        memmove(low, eq + 1, strlen(eq));
-    } else if (eq) {
-        return 1;
-    }
-    if (!script_find(low, strlen(low), &script))
-        return 1;
-    uint32_t lo, hi;
-    int rc = 0;
-    for (size_t at = 0; rc == 0 && script_run(script, &at, &lo, &hi);)
-        rc = set_add(s, lo, hi);
-    return rc;
 }
 
 /* ---- the tree ---- */
@@ -303,7 +60,7 @@ static int add_node(struct parser *p, struct rx_node node, uint32_t *out)
 static int take_set(struct parser *p, struct rx_set *s, uint32_t *out)
 {
     struct rx_tree *t = p->t;
-    set_tidy(s);
+    rx_set_tidy(s);
     for (uint32_t i = 0; i < t->n_set; i++) {
         if (t->set[i].n == s->n &&
             (s->n == 0 || memcmp(t->set[i].r, s->r, s->n * sizeof(*s->r)) == 0)) {
@@ -396,15 +153,15 @@ static int read_property(struct parser *p, bool neg, struct rx_set *s)
     } else {
         return invalid(p, "\\p without a name");
     }
-    int rc = add_named(&named, name, n);
+    int rc = rx_set_named(&named, name, n);
     if (rc == 1)
         rc = err_set(p->e, Q_EUNSUPPORTED,
                      "\\p{%.*s} in a pre-tokeniser's regular expression is not known",
                      (int)NUM_MIN(n, 40U), name);
     else if (rc)
         rc = no_memory(p->e);
-    set_tidy(&named);
-    if (rc == 0 && ((neg && set_negate(&named)) || set_join(s, &named)))
+    rx_set_tidy(&named);
+    if (rc == 0 && ((neg && rx_set_negate(&named)) || rx_set_join(s, &named)))
         rc = no_memory(p->e);
     free(named.r);
     return rc;
@@ -417,16 +174,16 @@ static int read_class_escape(struct parser *p, char c, struct rx_set *s)
     int rc = 1;
     switch (c | 32) {
     case 's':
-        rc = add_space(&one);
+        rc = rx_set_space(&one);
         break;
     case 'd':
-        rc = add_category(&one, 'N', 'd');
+        rc = rx_set_category(&one, 'N', 'd');
         break;
     case 'w':
-        rc = add_word(&one);
+        rc = rx_set_word(&one);
         break;
     case 'h':
-        rc = set_add(&one, '0', '9') || set_add(&one, 'a', 'f') || set_add(&one, 'A', 'F');
+        rc = rx_set_add(&one, '0', '9') || rx_set_add(&one, 'a', 'f') || rx_set_add(&one, 'A', 'F');
         rc = rc ? Q_ENOMEM : 0;
         break;
     case 'p':
@@ -434,11 +191,11 @@ static int read_class_escape(struct parser *p, char c, struct rx_set *s)
     default:
         return 1;
     }
-    set_tidy(&one);
+    rx_set_tidy(&one);
     if (rc == 0 && c < 'a')
-        rc = set_negate(&one);
+        rc = rx_set_negate(&one);
     if (rc == 0)
-        rc = set_join(s, &one);
+        rc = rx_set_join(s, &one);
     free(one.r);
     return rc ? no_memory(p->e) : 0;
 }
@@ -508,14 +265,14 @@ static int class_item(struct parser *p, struct rx_set *out, uint32_t *cp, bool *
         struct rx_set named = {0};
         if (!close)
             return invalid(p, "[: without :]");
-        int rc = add_named(&named, p->s, (size_t)(close - p->s));
+        int rc = rx_set_named(&named, p->s, (size_t)(close - p->s));
         p->s = close + 2;
         if (rc == 1)
             rc = invalid(p, "an unknown [:name:]");
         else if (rc)
             rc = no_memory(p->e);
-        set_tidy(&named);
-        if (rc == 0 && ((neg && set_negate(&named)) || set_join(out, &named)))
+        rx_set_tidy(&named);
+        if (rc == 0 && ((neg && rx_set_negate(&named)) || rx_set_join(out, &named)))
             rc = no_memory(p->e);
         free(named.r);
         return rc;
@@ -523,7 +280,7 @@ static int class_item(struct parser *p, struct rx_set *out, uint32_t *cp, bool *
     if (eat(p, "[")) {
         struct rx_set inner = {0};
         int rc = parse_class(p, &inner);
-        if (rc == 0 && set_join(out, &inner))
+        if (rc == 0 && rx_set_join(out, &inner))
             rc = no_memory(p->e);
         free(inner.r);
         return rc;
@@ -561,8 +318,8 @@ static int parse_class(struct parser *p, struct rx_set *out)
         }
         if (!first && eat(p, "&&")) {
             /* What stood so far is one side; it binds weaker than everything else. */
-            set_tidy(out);
-            if (have_and && set_intersect(&and, out)) {
+            rx_set_tidy(out);
+            if (have_and && rx_set_intersect(&and, out)) {
                 rc = no_memory(p->e);
             } else if (!have_and) {
                 and = *out;
@@ -589,18 +346,18 @@ static int parse_class(struct parser *p, struct rx_set *out)
             if (rc == 0 && to < cp)
                 rc = invalid(p, "a range that goes backwards");
         }
-        if (rc == 0 && set_add(out, cp, to))
+        if (rc == 0 && rx_set_add(out, cp, to))
             rc = no_memory(p->e);
     }
     if (rc == 0)
         p->s++; /* ] */
-    set_tidy(out);
-    if (rc == 0 && have_and && set_intersect(out, &and))
+    rx_set_tidy(out);
+    if (rc == 0 && have_and && rx_set_intersect(out, &and))
         rc = no_memory(p->e);
     free(and.r);
-    if (rc == 0 && p->fold && set_fold(out))
+    if (rc == 0 && p->fold && rx_set_fold(out))
         rc = no_memory(p->e);
-    if (rc == 0 && neg && set_negate(out))
+    if (rc == 0 && neg && rx_set_negate(out))
         rc = no_memory(p->e);
     p->depth--;
     return rc;
@@ -609,7 +366,7 @@ static int parse_class(struct parser *p, struct rx_set *out)
 static int add_char(struct parser *p, uint32_t cp, uint32_t *out)
 {
     struct rx_set s = {0};
-    if (set_add(&s, cp, cp) || (p->fold && set_fold(&s))) {
+    if (rx_set_add(&s, cp, cp) || (p->fold && rx_set_fold(&s))) {
         free(s.r);
         return no_memory(p->e);
     }
@@ -626,7 +383,7 @@ static int add_boundary(struct parser *p, bool neg, uint32_t *out)
 {
     struct rx_set w = {0};
     uint32_t set, pair[2];
-    if (add_word(&w)) {
+    if (rx_set_word(&w)) {
         free(w.r);
         return no_memory(p->e);
     }
@@ -647,9 +404,9 @@ static int add_boundary(struct parser *p, bool neg, uint32_t *out)
 static int add_edge(struct parser *p, enum rx_kind kind, bool line, uint32_t *out)
 {
     struct rx_set s = {0};
-    int rc = line ? set_add(&s, 0, 9) : 0;
+    int rc = line ? rx_set_add(&s, 0, 9) : 0;
     if (rc == 0)
-        rc = set_add(&s, line ? 11 : 0, RX_BAD);
+        rc = rx_set_add(&s, line ? 11 : 0, RX_BAD);
     if (rc) {
         free(s.r);
         return no_memory(p->e);
@@ -662,7 +419,7 @@ static int as_set(const struct rx_tree *t, uint32_t node, struct rx_set *s, bool
 {
     const struct rx_node *n = &t->node[node];
     if (n->kind == RX_SET)
-        return set_join(s, &t->set[n->a]);
+        return rx_set_join(s, &t->set[n->a]);
     if (n->kind == RX_ALT) {
         int rc = as_set(t, n->a, s, is);
         return rc ? rc : as_set(t, n->b, s, is);
@@ -783,7 +540,8 @@ static int parse_atom(struct parser *p, uint32_t *out)
         return add_set_node(p, RX_SET, &s, false, out);
     }
     if (eat(p, ".")) {
-        rc = p->dot_all ? set_add(&s, 0, RX_BAD) : set_add(&s, 0, 9) || set_add(&s, 11, RX_BAD);
+        rc = p->dot_all ? rx_set_add(&s, 0, RX_BAD)
+                        : rx_set_add(&s, 0, 9) || rx_set_add(&s, 11, RX_BAD);
         if (rc) {
             free(s.r);
             return no_memory(p->e);
