@@ -85,6 +85,8 @@ struct got {
     int started, closed, code;
     bool pause_next;
     char msg[200];
+    atomic_uint *watch; /* when set: its value at the end is kept in watched */
+    unsigned watched;
 };
 
 static inline void got_event(void *ctx, const struct engine_event *ev)
@@ -124,6 +126,7 @@ static inline void got_event(void *ctx, const struct engine_event *ev)
         break;
     case ENGINE_CLOSED:
         g->closed = 1;
+        g->watched = g->watch ? atomic_load(g->watch) : 0;
         g->code = ev->code;
         snprintf(g->msg, sizeof(g->msg), "%s", ev->msg);
         break;
