@@ -20,9 +20,10 @@ static void use(const struct tokenizer *t, const char *text, size_t n)
             for (size_t i = 0; i < ids.n; i++) {
                 if (ids.ids[i] >= tokenizer_n_vocab(t))
                     abort();
-                /* Plain text must never become a control token. */
+                /* Plain text must never become a control token, but for the unknown one. */
+                bool unk = ids.ids[i] == tokenizer_unk(t) && !tokenizer_is_eog(t, ids.ids[i]);
                 bool added = ids.ids[i] == tokenizer_bos(t) || ids.ids[i] == tokenizer_eos(t);
-                if (how == 0 && !added && tokenizer_is_control(t, ids.ids[i]))
+                if (how == 0 && !added && !unk && tokenizer_is_control(t, ids.ids[i]))
                     abort();
             }
             if (tokenizer_decode(t, ids.ids, ids.n, how & 1, &out, &e) && !out.failed)

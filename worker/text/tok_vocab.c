@@ -459,6 +459,9 @@ static int load_special(struct tokenizer *t, struct err *e)
 int tok_vocab_finish(struct tokenizer *t, bool has_types, struct err *e)
 {
     tok_vocab_find_eog(t, has_types);
+    /* Plain text must not end a generation, whatever the file calls unknown. */
+    if (t->unk != TOKEN_NONE && t->eog[t->unk])
+        t->unk = TOKEN_NONE;
     return load_special(t, e);
 }
 

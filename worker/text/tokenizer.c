@@ -594,6 +594,11 @@ bool tokenizer_is_eog(const struct tokenizer *t, uint32_t id)
     return id < t->n_vocab && t->eog[id];
 }
 
+uint32_t tokenizer_unk(const struct tokenizer *t)
+{
+    return t->unk;
+}
+
 bool tokenizer_is_control(const struct tokenizer *t, uint32_t id)
 {
     return id < t->n_vocab && (t->type[id] == TOK_CONTROL || t->type[id] == TOK_SHOWN);

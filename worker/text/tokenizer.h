@@ -77,6 +77,8 @@ int detok_flush(struct detok *d, struct buf *out);            /* what is held be
 uint32_t tokenizer_n_vocab(const struct tokenizer *t);
 uint32_t tokenizer_bos(const struct tokenizer *t); /* TOKEN_NONE: none */
 uint32_t tokenizer_eos(const struct tokenizer *t);
+uint32_t
+tokenizer_unk(const struct tokenizer *t); /* what cannot be said otherwise; or TOKEN_NONE */
 bool tokenizer_adds_bos(const struct tokenizer *t);
 bool tokenizer_is_eog(const struct tokenizer *t, uint32_t id); /* ends a generation */
 bool tokenizer_is_control(const struct tokenizer *t, uint32_t id);
