@@ -66,13 +66,13 @@ run_pytest() { # run_pytest NAME PATHS...
     build/venv/bin/pytest -q -rs --junitxml="$results/pytest-$name.xml" "$@" || true
 }
 
-fuzz() { # every parser for a short fixed time, from its seeds
+fuzz() { # every parser for a short fixed time, from its seeds; QUIRE_FUZZ_SEED: other mutations
     local target name out
     for target in build/fuzz/tests/fuzz_*; do
         [ -x "$target" ] && [ -f "$target" ] || continue
         name=$(basename "$target")
         out=$(mktemp -d)
-        if "$target" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
+        if "$target" -seed="${QUIRE_FUZZ_SEED:-1}" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
             -artifact_prefix="$results/" "$out" "tests/fuzz/corpus/${name#fuzz_}" \
             > "$results/$name.log" 2>&1; then
             echo "<testsuite name=\"$name\"><testcase name=\"$name\"/></testsuite>" > "$results/$name.xml"
