@@ -103,6 +103,8 @@ INLINE vi or_high(vi v, vi high, unsigned pos, uint8_t mask)
     return (vi){vorrq_u8(v.a, high_bits(high.a, pos, m)), vorrq_u8(v.b, high_bits(high.b, pos, m))};
 }
 
+#include "quant/kern_scales_simd.h"
+
 /* Signed codes of columns 8g..8g+3 and 8g+4..8g+7 of all rows. */
 INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, vi *lo, vi *hi)
 {
@@ -132,11 +134,6 @@ INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, 
     }
 }
 
-INLINE bool halves(const struct kern_shape s)
-{
-    return s.scales == KERN_K16 || s.scales == KERN_K16M;
-}
-
 /* What the integer sum starts with: minus the offset times the sum of the activations. Sums are
  * converted to floats here, so they leave KERN_MAGIC out. */
 INLINE vsum start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
@@ -160,44 +157,6 @@ INLINE vsum start_sum(const struct kern_shape s, const struct kern_act *a, unsig
         break;
     }
     return (vsum){vdupq_n_s32(x), vdupq_n_s32(x)};
-}
-
-struct scales {
-    vf scale[2], min[2];
-};
-
-INLINE struct scales load_scales(const struct kern_shape s, vf d, vf dmin, const uint8_t *p)
-{
-    struct scales w;
-    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = vf_set(0);
-    switch (s.scales) {
-    case KERN_D:
-        w.scale[0] = load_half(p);
-        break;
-    case KERN_DM:
-        w.scale[0] = load_half(p);
-        w.min[0] = load_half(p + 2 * R);
-        break;
-    case KERN_KDM:
-        w.scale[0] = vf_mul(d, load_u8(p));
-        w.min[0] = vf_mul(dmin, load_u8(p + R));
-        break;
-    case KERN_K32:
-        w.scale[0] = vf_mul(d, load_i8(p));
-        break;
-    case KERN_K16:
-        w.scale[0] = vf_mul(d, load_i8(p));
-        w.scale[1] = vf_mul(d, load_i8(p + R));
-        break;
-    case KERN_K16M: /* the sums come times -32: so do not the minima */
-        w.scale[0] = vf_mul(d, load_u8(p));
-        w.scale[1] = vf_mul(d, load_u8(p + R));
-        dmin = vf_mul(dmin, vf_set(-0x1p-5f));
-        w.min[0] = vf_mul(dmin, load_u8(p + 2 * R));
-        w.min[1] = vf_mul(dmin, load_u8(p + 3 * R));
-        break;
-    }
-    return w;
 }
 
 /* Four codes of every row times four activations, the given lane of q. */

@@ -8,6 +8,8 @@
  * vf_fma(a, b, c) = a * b + c, vf_of (bits as floats), and load_half, load_u8, load_i8 (R values as
  * floats). The layout and the arithmetic are kern_impl.h's. */
 
+#include "quant/kern_scales_simd.h"
+
 /* Move the bit field at pos of every byte to bit 4; neighbours' bits are masked off later. */
 INLINE vi to_bit4(vi v, unsigned pos)
 {
@@ -63,11 +65,6 @@ INLINE void operands(const struct kern_shape s, const uint8_t *low, unsigned g, 
     }
 }
 
-INLINE bool halves(const struct kern_shape s)
-{
-    return s.scales == KERN_K16 || s.scales == KERN_K16M;
-}
-
 /* What the integer sum starts at: KERN_MAGIC minus the offset times the sum of the activations. */
 INLINE vi start_sum(const struct kern_shape s, const struct kern_act *a, unsigned half)
 {
@@ -115,42 +112,4 @@ INLINE vf finish_block(const struct kern_shape s, const vf scale1, const vf min0
         v = vf_fma(min1, value_of(vi_set32(x->start32[1])), v);
     }
     return vf_fma(v, vf_set(x->d), acc);
-}
-
-struct scales {
-    vf scale[2], min[2];
-};
-
-INLINE struct scales load_scales(const struct kern_shape s, vf d, vf dmin, const uint8_t *p)
-{
-    struct scales w;
-    w.scale[0] = w.scale[1] = w.min[0] = w.min[1] = vf_set(0);
-    switch (s.scales) {
-    case KERN_D:
-        w.scale[0] = load_half(p);
-        break;
-    case KERN_DM:
-        w.scale[0] = load_half(p);
-        w.min[0] = load_half(p + 2 * R);
-        break;
-    case KERN_KDM:
-        w.scale[0] = vf_mul(d, load_u8(p));
-        w.min[0] = vf_mul(dmin, load_u8(p + R));
-        break;
-    case KERN_K32:
-        w.scale[0] = vf_mul(d, load_i8(p));
-        break;
-    case KERN_K16:
-        w.scale[0] = vf_mul(d, load_i8(p));
-        w.scale[1] = vf_mul(d, load_i8(p + R));
-        break;
-    case KERN_K16M: /* the sums come times -32: so do not the minima */
-        w.scale[0] = vf_mul(d, load_u8(p));
-        w.scale[1] = vf_mul(d, load_u8(p + R));
-        dmin = vf_mul(dmin, vf_set(-0x1p-5f));
-        w.min[0] = vf_mul(dmin, load_u8(p + 2 * R));
-        w.min[1] = vf_mul(dmin, load_u8(p + 3 * R));
-        break;
-    }
-    return w;
 }

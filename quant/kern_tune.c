@@ -7,21 +7,14 @@
  * to be used anyway: 8 MB in turns, some 1 to 2 ms. The choice never changes a result. */
 #include "quant/kern_impl.h"
 
+#include "base/clock.h"
 #include "base/num.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 enum { AHEAD = 6144, CHUNK = 1 << 20, CHUNKS = 8 };
 
 _Atomic size_t kern_ahead_bytes;
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 void kern_tune(const struct kern_mat *m)
 {
@@ -36,9 +29,9 @@ void kern_tune(const struct kern_mat *m)
     for (uint32_t i = 0; act && out && i < CHUNKS; i++) {
         unsigned with = (i + 1) / 2 % 2; /* without, with, with, without: drift hits both */
         atomic_store_explicit(&kern_ahead_bytes, with ? AHEAD : 0, memory_order_relaxed);
-        uint64_t t = now_ns();
+        uint64_t t = clock_mono_ns();
         kern_panels_mul(m, i * n, (i + 1) * n, act, NULL, 1, out, 0);
-        t = now_ns() - t;
+        t = clock_mono_ns() - t;
         best[with] = NUM_MIN(best[with], t);
     }
     /* A draw goes to the CPU. */

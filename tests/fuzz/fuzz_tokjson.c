@@ -1,57 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A tokenizer.json, then text after the last "\n--text--\n": open, encode, decode. */
-#include "worker/text/tokenizer.h"
-
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-static const char mark[] = "\n--text--\n";
-
-static void use(const struct tokenizer *t, const char *text, size_t n)
-{
-    for (int how = 0; how < 4; how++) {
-        struct token_list ids = {0};
-        struct buf out;
-        struct err e;
-        buf_init(&out, 64 << 20);
-        if (tokenizer_encode(t, text, n, how & 1, (how & 2) != 0, &ids, &e) == 0) {
-            for (size_t i = 0; i < ids.n; i++) {
-                if (ids.ids[i] >= tokenizer_n_vocab(t))
-                    abort();
-            }
-            if (tokenizer_decode(t, ids.ids, ids.n, how & 1, &out, &e) && !out.failed)
-                abort();
-        }
-        buf_fini(&out);
-        free(ids.ids);
-    }
-}
+#include "tests/fuzz/tok_use.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const char *all = (const char *)data, *text = all, *p = all;
-    size_t n = 0, n_json = size;
+    const char *text;
+    size_t n, n_file = tok_split(data, size, &text, &n);
     struct tokenizer *t = NULL;
     struct err e = {0};
-    while ((p = memmem(p, (size_t)(all + size - p), mark, sizeof(mark) - 1)) != NULL) {
-        n_json = (size_t)(p - all);
-        p += sizeof(mark) - 1;
-        text = p;
-        n = (size_t)(all + size - p);
-    }
-    char *json = malloc(n_json + 1);
-    if (!json)
+    char *file = malloc(n_file + 1); /* of its own, so that reading past the end is seen */
+    if (!file)
         return 0;
-    if (n_json)
-        memcpy(json, data, n_json);
-    json[n_json] = '\0';
-    if (tokenizer_open_json(&t, json, n_json, &e) == 0)
-        use(t, text, n < 4096 ? n : 4096);
+    if (n_file)
+        memcpy(file, data, n_file);
+    file[n_file] = '\0';
+    if (tokenizer_open_json(&t, file, n_file, &e) == 0)
+        tok_use(t, text, n < 4096 ? n : 4096, false);
     else if (e.code == 0 || e.msg[0] == '\0')
         abort(); /* a refusal has a reason */
     tokenizer_close(t);
-    free(json);
+    free(file);
     return 0;
 }
