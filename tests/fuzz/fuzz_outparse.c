@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as a model's output: byte 0 picks the format, byte 1 the options and the cuts. The
+/* Any bytes as a model's output: byte 0 picks the format (by name or one of a Go template's),
+ * byte 1 the options and the cuts; the same bytes as a template. The
  * events must be well formed and the same for two ways to cut the text; finished arguments must
  * be JSON. */
 #include "base/utf8.h"
@@ -106,7 +107,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         n_formats++;
     if (n < 2)
         return 0;
-    const char *format = outparse_format_name(data[0] % n_formats);
+    static const char *const written[] = {"[\"<r>\",\"</r>\",\"<c>\",\"</c>\"]",
+                                          "[\"\",\"\",\"[\",\"\"]",
+                                          "[\"<r>\",\"<r>\",\"<r>{\",\"<\"]"};
+    size_t pick = data[0] % (n_formats + 3);
+    const char *format = pick < n_formats ? outparse_format_name(pick) : written[pick - n_formats];
     struct outparse_config cfg = {.tools = data[1] & 1 ? tools : NULL,
                                   .no_calls = (data[1] & 6) == 6,
                                   .no_reasoning = (data[1] & 24) == 24,
@@ -118,6 +123,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         (one.out.len && memcmp(one.out.data, two.out.data, one.out.len) != 0))
         abort();
     outparse_detect((const char *)data, n);
+    struct buf found;
+    struct outparse *p;
+    buf_init(&found, 1 << 16);
+    if (outparse_detect_go((const char *)data, n, &found, &e) == 0) {
+        if (outparse_open(&p, buf_cstr(&found), &cfg, &e))
+            abort();
+        outparse_close(p);
+    }
+    buf_fini(&found);
     buf_fini(&one.out);
     buf_fini(&one.args);
     buf_fini(&two.out);

@@ -28,7 +28,7 @@ struct engine_service {
     struct text_pool *pool;
     const char *bos, *eos; /* texts, "" if none */
     bool think_control;    /* the marks of reasoning are control tokens */
-    const char *think_end; /* NULL: no reasoning */
+    char think_end[OUTPARSE_MAX_MARK]; /* "": no reasoning */
     uint32_t think_start;  /* the token that opens it, or TOKEN_NONE */
     /* Grammars are compiled beside the rest: they may take long, and hold up their own requests
      * only. */
@@ -84,9 +84,10 @@ static void on_status(struct rpc_stream *st, void *ctx);
 static void find_think_marks(struct engine_service *s)
 {
     const struct tokenizer *tok = s->cfg.tok;
-    const char *format = s->cfg.format, *start;
+    const char *format = s->cfg.format;
+    char start[OUTPARSE_MAX_MARK];
     s->think_start = TOKEN_NONE;
-    if (!format || !outparse_reasoning_marks(format, &start, &s->think_end))
+    if (!format || !outparse_reasoning_marks(format, start, s->think_end))
         return;
     for (uint32_t i = 0; i < tokenizer_n_vocab(tok); i++) {
         const char *text = tokenizer_text(tok, i);
@@ -647,7 +648,7 @@ static void set_constraint(const struct gen *g, const struct buf *prompt,
     const struct engine_service *s = g->svc;
     cfg->constraint = g->constraint;
     cfg->think_start = TOKEN_NONE;
-    if (!g->constraint || !s->think_end || !*g->req->messages_json)
+    if (!g->constraint || !*s->think_end || !*g->req->messages_json)
         return;
     cfg->think_end = s->think_end;
     cfg->thinking = outparse_prompt_opens(s->cfg.format, buf_cstr(prompt), prompt->len);

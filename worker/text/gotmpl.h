@@ -37,4 +37,14 @@ struct gotmpl_chat {
 Q_MUST_CHECK int gotmpl_render_chat(const struct gotmpl *t, const struct gotmpl_chat *chat,
                                     int64_t now, struct buf *out, struct buf *mark, struct err *e);
 
+/* What the answers of a model look like, as far as its template shows how it writes older ones;
+ * "": the template shows none. */
+#define GOTMPL_MARK 64
+struct gotmpl_marks {
+    char think_start[GOTMPL_MARK], think_end[GOTMPL_MARK]; /* both or none */
+    char call[GOTMPL_MARK];     /* before the calls; "{" or "[": nothing but the call itself */
+    char call_end[GOTMPL_MARK]; /* behind them */
+};
+void gotmpl_find_marks(const struct gotmpl *t, struct gotmpl_marks *m);
+
 #endif

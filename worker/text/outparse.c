@@ -71,7 +71,7 @@ static void make_id(struct outparse *p, char *id, size_t cap)
     id[at] = '\0';
 }
 
-static const struct op_tool *find_tool(const struct outparse *p, const char *name)
+const struct op_tool *op_find_tool(const struct outparse *p, const char *name)
 {
     for (size_t i = 0; i < p->n_tools; i++)
         if (strcmp(p->tools[i].name, name) == 0)
@@ -84,7 +84,7 @@ bool op_begin(struct outparse *p)
     char id[OUTPARSE_MAX_NAME + 40];
     if (p->name.len == 0 || p->name.len > OUTPARSE_MAX_NAME || memchr(p->name.data, 0, p->name.len))
         return false;
-    if ((p->trigger->flags & OT_BARE) && p->n_tools && !find_tool(p, p->name.data))
+    if ((p->trigger->flags & (OT_BARE | OT_KNOWN)) && p->n_tools && !op_find_tool(p, p->name.data))
         return false;
     flush_run(p);
     if (p->id.len > 0 && (p->fmt->ids != OP_ID_NINE || p->id.len == 9))
@@ -153,7 +153,7 @@ void op_end(struct outparse *p)
 
 unsigned op_types(const struct outparse *p, const char *key)
 {
-    const struct op_tool *t = find_tool(p, buf_cstr(&p->name));
+    const struct op_tool *t = op_find_tool(p, buf_cstr(&p->name));
     for (size_t i = 0; t && i < t->n_props; i++)
         if (strcmp(t->props[i].key, key) == 0)
             return t->props[i].types;
@@ -582,13 +582,15 @@ int outparse_open(struct outparse **out, const char *format, const struct outpar
                   struct err *e)
 {
     static const struct outparse_config none;
-    const struct op_format *f = op_format_find(format);
     *out = NULL;
-    if (!f)
-        return err_set(e, Q_ENOTFOUND, "there is no output format \"%.60s\"", format);
     struct outparse *p = calloc(1, sizeof *p);
     if (!p)
         return err_set(e, Q_ENOMEM, "out of memory");
+    const struct op_format *f = op_format_get(format, &p->own);
+    if (!f) {
+        free(p);
+        return err_set(e, Q_ENOTFOUND, "there is no output format \"%.60s\"", format);
+    }
     cfg = cfg ? cfg : &none;
     p->fmt = f;
     p->no_calls = cfg->no_calls;

@@ -14,6 +14,7 @@
 #include "base/json.h"
 
 #define OUTPARSE_MAX_NAME 256
+#define OUTPARSE_MAX_MARK 64
 #define OUTPARSE_MAX_HELD ((size_t)256 << 10)
 
 struct outparse;
@@ -52,16 +53,25 @@ struct outparse_config {
     uint64_t id_seed;      /* 0: random ids; else they follow from the seed */
 };
 
+/* A format is given by its name or, where a template shows a form of its own, written out as a
+ * JSON list of four marks: reasoning begins, ends ("" and "": none), calls begin ("{" or "[":
+ * with nothing but the call), end ("": without a mark). */
+
 /* Names of the formats, most specific first; NULL after the last. */
 const char *outparse_format_name(size_t i);
 /* The format of a model from the text of its template; never NULL ("none": no markup at all). */
 const char *outparse_detect(const char *template_text, size_t n);
+/* The same for a Go template, appended to out: a name where a family writes what the template
+ * shows, else written out. Q_EINVAL: it does not compile. */
+Q_MUST_CHECK int outparse_detect_go(const char *template_text, size_t n, struct buf *out,
+                                    struct err *e);
 /* Has `prompt` opened the reasoning block of this format without closing it? */
 bool outparse_prompt_opens(const char *format, const char *prompt, size_t n);
 /* Is `token` (the text of a special token) part of the marks of this format's reasoning? */
 bool outparse_marks_reasoning(const char *format, const char *token);
-/* The marks around this format's reasoning; false: it has none. Static texts. */
-bool outparse_reasoning_marks(const char *format, const char **start, const char **end);
+/* The marks around this format's reasoning; false: it has none. */
+bool outparse_reasoning_marks(const char *format, char start[OUTPARSE_MAX_MARK],
+                              char end[OUTPARSE_MAX_MARK]);
 /* Does generated `text` close a reasoning block that it did not open? */
 bool outparse_text_closes(const char *format, const char *text, size_t n);
 

@@ -2,6 +2,7 @@
 /* outparse_formats.c - the marks of every family, and which family a template speaks for. */
 #include "worker/text/outparse_int.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -285,6 +286,12 @@ const char *outparse_format_name(size_t i)
     return i < sizeof op_formats / sizeof op_formats[0] ? op_formats[i].name : NULL;
 }
 
+const struct op_format *op_format_get(const char *format, struct op_own *own)
+{
+    const struct op_format *f = op_format_find(format);
+    return f || !format ? f : op_format_written(format, own);
+}
+
 static bool contains(const char *s, size_t n, const char *what)
 {
     return memmem(s, n, what, strlen(what)) != NULL;
@@ -348,7 +355,8 @@ static const char *think_start(const struct op_format *f)
 
 bool outparse_prompt_opens(const char *format, const char *prompt, size_t n)
 {
-    const struct op_format *f = op_format_find(format);
+    struct op_own own;
+    const struct op_format *f = op_format_get(format, &own);
     const char *start = f ? think_start(f) : NULL;
     if (!start || !f->think_end)
         return false;
@@ -369,7 +377,8 @@ bool outparse_prompt_opens(const char *format, const char *prompt, size_t n)
 
 bool outparse_marks_reasoning(const char *format, const char *token)
 {
-    const struct op_format *f = op_format_find(format);
+    struct op_own own;
+    const struct op_format *f = op_format_get(format, &own);
     if (!f || strlen(token) < 3)
         return false;
     for (const struct op_trigger *t = f->triggers; t->mark; t++) {
@@ -382,17 +391,23 @@ bool outparse_marks_reasoning(const char *format, const char *token)
     return f->think_end && strstr(f->think_end, token);
 }
 
-bool outparse_reasoning_marks(const char *format, const char **start, const char **end)
+bool outparse_reasoning_marks(const char *format, char start[OUTPARSE_MAX_MARK],
+                              char end[OUTPARSE_MAX_MARK])
 {
-    const struct op_format *f = op_format_find(format);
-    *start = f ? think_start(f) : NULL;
-    *end = f ? f->think_end : NULL;
-    return *start && *end;
+    struct op_own own;
+    const struct op_format *f = op_format_get(format, &own);
+    const char *mark = f ? think_start(f) : NULL;
+    if (!mark || !f->think_end)
+        return false;
+    snprintf(start, OUTPARSE_MAX_MARK, "%s", mark);
+    snprintf(end, OUTPARSE_MAX_MARK, "%s", f->think_end);
+    return true;
 }
 
 bool outparse_text_closes(const char *format, const char *text, size_t n)
 {
-    const struct op_format *f = op_format_find(format);
+    struct op_own own;
+    const struct op_format *f = op_format_get(format, &own);
     const char *start = f ? think_start(f) : NULL;
     if (!start || !f->think_end)
         return false;

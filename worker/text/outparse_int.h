@@ -89,7 +89,8 @@ enum op_trigger_flags {
     OT_BARE = 16,      /* no marker: the name must be known when tools are */
     OT_THINK = 32,     /* opens reasoning; only before any content */
     OT_DROP = 64,      /* means nothing to a reader */
-    OT_NAME_KEY = 128  /* {"NAME": {arguments}} */
+    OT_NAME_KEY = 128, /* {"NAME": {arguments}} */
+    OT_KNOWN = 256     /* the name must be known when tools are */
 };
 
 struct op_trigger {
@@ -111,6 +112,17 @@ struct op_format {
 
 extern const struct op_format op_formats[];
 const struct op_format *op_format_find(const char *name);
+
+/* A format that is written out in place of a name: outparse_go.c. */
+struct op_own {
+    char text[4][OP_MAX_HOLD]; /* reasoning opens, closes; calls begin, end */
+    struct op_trigger triggers[4];
+    struct op_format f;
+};
+/* Into own; NULL: it is none. `text` must live as long. */
+const struct op_format *op_format_written(const char *text, struct op_own *own);
+/* By name or written out; NULL: unknown. */
+const struct op_format *op_format_get(const char *format, struct op_own *own);
 
 enum op_type_bits {
     OP_T_STRING = 1,
@@ -137,6 +149,7 @@ enum op_mode { OP_TEXT, OP_REASON, OP_CALL };
 
 struct outparse {
     const struct op_format *fmt;
+    struct op_own own;
     bool no_calls, no_reasoning;
     uint64_t id_seed;
     struct op_tool *tools;
@@ -184,6 +197,7 @@ bool op_begin(struct outparse *p);
 void op_args(struct outparse *p, const char *s, size_t n);
 void op_arg_str(struct outparse *p, const char *s, size_t n); /* escaped, without quotes */
 void op_end(struct outparse *p);
+const struct op_tool *op_find_tool(const struct outparse *p, const char *name); /* NULL: none */
 /* Types that the schema allows for an argument of the present call. */
 unsigned op_types(const struct outparse *p, const char *key);
 /* Append to one of the small buffers; false (fail the call) beyond max. */
@@ -194,9 +208,9 @@ bool op_is_ws(char c);
 void op_fresh(struct outparse *p);
 
 op_step_fn op_step_json, op_step_script, op_step_harmony, op_step_xml, op_step_py, op_step_gemma,
-    op_step_mistral, op_step_fence;
-/* '[' was read: the objects of an array, c being the byte after it. */
-enum op_result op_json_array(struct outparse *p, char c);
+    op_step_mistral, op_step_fence, op_step_go;
+/* From here on call objects, c being the first byte. in_array: '[' was read before. */
+enum op_result op_json_enter(struct outparse *p, bool in_array, char c);
 /* From here on reasoning, up to `end`. */
 void op_reason(struct outparse *p, const char *end);
 

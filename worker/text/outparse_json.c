@@ -460,6 +460,13 @@ static enum op_result key_byte(struct outparse *p, char c)
         buf_put(&p->name, buf_cstr(&p->key), p->key.len);
         p->have_name = p->key.len > 0;
         p->sub = K_ARGS;
+    } else if ((p->trigger->flags & OT_KNOWN) && p->sub == K_OTHER &&
+               (p->have_name ? strcmp(p->key.data, buf_cstr(&p->name)) == 0
+                             : op_find_tool(p, p->key.data) != NULL)) {
+        if (!p->have_name)
+            buf_puts(&p->name, p->key.data);
+        p->have_name = true;
+        p->sub = K_ARGS;
     } else if ((p->trigger->flags & OT_BARE) && p->sub == K_OTHER && !p->have_name &&
                !p->have_early && strcmp(p->key.data ? p->key.data : "", "type") != 0 &&
                strcmp(p->key.data ? p->key.data : "", "id") != 0) {
@@ -579,10 +586,10 @@ enum op_result op_step_json(struct outparse *p, char c)
     }
 }
 
-enum op_result op_json_array(struct outparse *p, char c)
+enum op_result op_json_enter(struct outparse *p, bool in_array, char c)
 {
     p->step = op_step_json;
-    p->in_array = true;
-    p->st = B_OBJECT;
+    p->in_array = in_array;
+    p->st = in_array ? B_OBJECT : B_START;
     return op_step_json(p, c);
 }

@@ -442,7 +442,7 @@ enum op_result op_step_py(struct outparse *p, char c)
             return OP_MORE;
         }
         if (c == '{' && p->in_array && p->region_calls == 0)
-            return op_json_array(p, c);
+            return op_json_enter(p, true, c);
         return start_name(p, c);
     case P_PAREN:
         return c == '(' ? go(p, P_ARG0) : OP_FAIL;

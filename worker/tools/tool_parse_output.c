@@ -15,11 +15,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_TEXT ((size_t)64 << 20)
+#define MAX_TEXT     ((size_t)64 << 20)
+#define MAX_TEMPLATE ((size_t)4 << 20)
 
 struct cmd {
-    const char *format;
-    bool jsonl, inside;
+    const char *format, *file;
+    bool jsonl, inside, go;
+    struct buf found; /* the format of the template */
 };
 
 struct answer {
@@ -217,6 +219,24 @@ static int check_format(const struct cmd *c, struct err *e)
     return rc;
 }
 
+/* The format that the model of a template writes. */
+static int detect(struct cmd *c, struct err *e)
+{
+    struct buf text;
+    buf_init(&text, MAX_TEMPLATE);
+    int rc = fs_read(&text, c->file, e);
+    if (rc == 0)
+        rc = c->go ? outparse_detect_go(buf_cstr(&text), text.len, &c->found, e)
+                   : buf_puts(&c->found, outparse_detect(buf_cstr(&text), text.len));
+    if (rc != 0 && c->go)
+        err_prefix(e, rc, "%s", c->file);
+    buf_fini(&text);
+    c->format = buf_cstr(&c->found);
+    if (rc == 0 && !c->jsonl)
+        printf("format     %s\n", c->format);
+    return rc;
+}
+
 int tool_parse_output(int argc, char **argv)
 {
     struct cmd c = {0};
@@ -227,6 +247,15 @@ int tool_parse_output(int argc, char **argv)
          .to = &c.format,
          .value = "NAME",
          .help = "the model family's form: hermes, llama3_json, mistral, glm ..."},
+        {.name = "template",
+         .kind = OPT_STR,
+         .to = &c.file,
+         .value = "FILE",
+         .help = "the model's chat template: the form is found in it"},
+        {.name = "go",
+         .kind = OPT_FLAG,
+         .to = &c.go,
+         .help = "the template is in Go's language, as Ollama's"},
         {.name = "inside-reasoning",
          .kind = OPT_FLAG,
          .to = &c.inside,
@@ -240,7 +269,8 @@ int tool_parse_output(int argc, char **argv)
         .args = "[TEXT...]",
         .about = "Take a model's output apart: reasoning, content, tool calls.",
         .examples = "  quire parse-output --format hermes < answer.txt\n"
-                    "  quire parse-output --format mistral --jsonl < cases.jsonl",
+                    "  quire parse-output --format mistral --jsonl < cases.jsonl\n"
+                    "  quire parse-output --go --template qwen.gotmpl < answer.txt",
         .opts = opts,
         .n_opts = NUM_COUNT(opts)};
     int n_pos, status = 2;
@@ -249,12 +279,16 @@ int tool_parse_output(int argc, char **argv)
         return 0;
     if (rc == OPTS_RUN && c.jsonl && n_pos > 0)
         rc = err_set(&e, Q_EINVAL, "--jsonl takes its input from stdin, not from arguments");
-    if (rc == OPTS_RUN && !c.format)
-        rc = err_set(&e, Q_EINVAL, "--format is needed");
-    if (rc == OPTS_RUN)
+    if (rc == OPTS_RUN && !c.format == !c.file)
+        rc = err_set(&e, Q_EINVAL, "--format or --template is needed");
+    if (rc == OPTS_RUN && c.format)
         rc = check_format(&c, &e);
-    if (rc == 0) {
+    buf_init(&c.found, 4096);
+    if (rc == OPTS_RUN) {
         status = 1;
+        rc = c.file ? detect(&c, &e) : 0;
+    }
+    if (rc == 0) {
         if (c.jsonl) {
             const struct jsonl_config cfg = {
                 .in_fd = STDIN_FILENO, .out_fd = STDOUT_FILENO, .allow_nul = true};
@@ -267,5 +301,6 @@ int tool_parse_output(int argc, char **argv)
         status = 0;
     else
         fprintf(stderr, "quire parse-output: %s\n", rc ? e.msg : "cannot write the output");
+    buf_fini(&c.found);
     return status;
 }
