@@ -349,6 +349,7 @@ static int job_fill(struct oa_job *j)
     j->keep_stop = p->keep_stop;
     j->logprobs = p->logprobs;
     j->one_call = p->one_call;
+    j->legacy = p->legacy;
     j->drop_reasoning = p->drop_reasoning;
     j->echo = p->msg.echo;
     j->top_logprobs = p->top_logprobs;

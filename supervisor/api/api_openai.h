@@ -47,6 +47,7 @@ struct oa_params {
     char constraint_field[64];
     char **allowed;                /* names of tools, borrowed from the body */
     bool one_call, drop_reasoning; /* parallel_tool_calls, include_reasoning: false */
+    bool legacy;                   /* functions instead of tools: answered as function_call */
 };
 
 /* 0, or -1 with f filled. p takes the body in either case; call oa_params_fini always. */
@@ -113,7 +114,7 @@ struct oa_job {
     struct http_req *r;
     struct oa_params params;
     bool chat, stream, include_usage, running_usage, keep_stop, logprobs, echo;
-    bool one_call, drop_reasoning;
+    bool one_call, drop_reasoning, legacy;
     bool started; /* the stream's 200 is out */
     bool full;    /* the client is behind: calls are paused */
     uint32_t n, top_logprobs;

@@ -115,8 +115,47 @@ static int even_out(struct jv *m, enum role role)
     return rc;
 }
 
+/* {"name", "arguments"} of an old assistant message as a call, that templates know. *n counts the
+ * calls: an id follows from it, nine letters and digits as the strictest templates want. */
+static int modernise_call(struct jv *m, size_t i, unsigned *n, struct api_fault *f)
+{
+    const struct jv *fn = jv_get(m, "function_call");
+    if (jv_is(fn, JV_NULL) || jv_len(jv_get(m, "tool_calls")) > 0)
+        return 0;
+    if (!jv_is(jv_get(fn, "name"), JV_STRING) || !jv_is(jv_get(fn, "arguments"), JV_STRING))
+        return bad(f, i, "function_call", "invalid_value",
+                   "must be an object with the strings name and arguments");
+    char id[16];
+    snprintf(id, sizeof id, "fcall%04u", ++*n % 10000);
+    struct jv *call = jv_new_object(), *list = jv_new_array();
+    int rc = call && list ? 0 : -1;
+    if (!rc)
+        rc = jv_set(call, "id", jv_new_str(id)) || jv_set(call, "type", jv_new_str("function")) ||
+             jv_set(call, "function", jv_ref(fn));
+    if (!rc) {
+        rc = jv_push(list, call);
+        call = NULL;
+    }
+    if (!rc) {
+        rc = jv_set(m, "tool_calls", list);
+        list = NULL;
+    }
+    jv_free(call);
+    jv_free(list);
+    return rc ? api_fault_set(f, 503, NULL, NULL, "out of memory") : 0;
+}
+
+/* The result of such a call. */
+static int modernise_result(struct jv *m, unsigned n)
+{
+    char id[16];
+    snprintf(id, sizeof id, "fcall%04u", n % 10000);
+    return jv_set(m, "role", jv_new_str("tool")) || jv_set(m, "tool_call_id", jv_new_str(id));
+}
+
 int oa_parse_messages(struct oa_params *p, struct api_fault *f)
 {
+    unsigned n_old = 0;
     const struct jv *list = jv_get(p->body, "messages");
     if (jv_is(list, JV_NULL))
         return api_fault_set(f, 400, "messages", "missing_required_parameter",
@@ -134,11 +173,12 @@ int oa_parse_messages(struct oa_params *p, struct api_fault *f)
             return bad(f, i, "", "invalid_type", "must be an object");
         if (parse_role(m, i, &role, f) || check_content(m, i, role, f))
             return -1;
-        if (role == ROLE_ASSISTANT && check_tool_calls(m, i, f))
+        if (role == ROLE_ASSISTANT &&
+            (check_tool_calls(m, i, f) || modernise_call(m, i, &n_old, f)))
             return -1;
         if (role == ROLE_TOOL && !jv_is(jv_get(m, "tool_call_id"), JV_STRING))
             return bad(f, i, "tool_call_id", "missing_required_parameter", "must be a string");
-        if (even_out(m, role))
+        if (even_out(m, role) || (role == ROLE_FUNCTION && modernise_result(m, n_old)))
             return api_fault_set(f, 503, NULL, NULL, "out of memory");
     }
     if (n > 1 && role == ROLE_ASSISTANT && before == ROLE_ASSISTANT)
@@ -216,9 +256,9 @@ static int bad_choice(struct api_fault *f, const char *key, const char *what)
     return api_fault_set(f, 400, key, "invalid_value", "'%s' %s", key, what);
 }
 
-/* Take names[0..n) as the tools that may be called. */
+/* Take names[0..n) as the tools that may be called; field and list: what names them. */
 static int allow(struct oa_params *p, const struct jv *all, const struct jv *const *names, size_t n,
-                 struct api_fault *f)
+                 const char *field, const char *list, struct api_fault *f)
 {
     p->allowed = calloc(n + 1, sizeof *p->allowed);
     if (!p->allowed)
@@ -227,13 +267,13 @@ static int allow(struct oa_params *p, const struct jv *all, const struct jv *con
         const char *name = jv_str(names[i], NULL);
         size_t k = 0;
         if (!name)
-            return bad_choice(f, "tool_choice", "must name its function");
+            return bad_choice(f, field, "must name its function");
         while (k < jv_len(all) &&
                strcmp(jv_str(jv_get(jv_get(jv_at(all, k), "function"), "name"), ""), name) != 0)
             k++;
         if (k == jv_len(all))
-            return api_fault_set(f, 400, "tool_choice", "invalid_value",
-                                 "'tool_choice' names '%.100s', which is not among 'tools'", name);
+            return api_fault_set(f, 400, field, "invalid_value",
+                                 "'%s' names '%.100s', which is not among '%s'", field, name, list);
         p->allowed[i] = (char *)(uintptr_t)name;
     }
     p->msg.allowed_tools = p->allowed;
@@ -264,7 +304,7 @@ static int allowed_tools(struct oa_params *p, const struct jv *v, const struct j
     for (size_t i = 0; i < n; i++)
         names[i] = name_of(jv_at(list, i));
     p->msg.force_tools = strcmp(mode, "required") == 0;
-    return allow(p, all, names, n, f);
+    return allow(p, all, names, n, "tool_choice", "tools", f);
 }
 
 /* all: the tools, evened out. */
@@ -285,7 +325,7 @@ static int parse_choice(struct oa_params *p, const struct jv *all, struct api_fa
         const struct jv *name = name_of(v);
         p->msg.force_tools = true;
         p->one_call = true;
-        if (allow(p, all, &name, 1, f))
+        if (allow(p, all, &name, 1, "tool_choice", "tools", f))
             return -1;
     } else if (strcmp(s, "required") == 0) {
         p->msg.force_tools = true;
@@ -294,15 +334,11 @@ static int parse_choice(struct oa_params *p, const struct jv *all, struct api_fa
                           "must be none, auto, required, or an object of type function or "
                           "allowed_tools");
     }
-    if (p->msg.force_tools && p->msg.constraint)
-        return api_fault_set(f, 400, p->constraint_field, "invalid_value",
-                             "'%s' cannot be kept where 'tool_choice' asks for a call",
-                             p->constraint_field);
     return 0;
 }
 
-/* The old `functions` may be offered, not forced: its answers stay text. */
-static int check_function_call(const struct oa_params *p, struct api_fault *f)
+/* The same in the words of the old `functions`: at most one call, answered as function_call. */
+static int parse_function_call(struct oa_params *p, const struct jv *all, struct api_fault *f)
 {
     const struct jv *v = jv_get(p->body, "function_call");
     const char *s = jv_str(v, "");
@@ -310,9 +346,13 @@ static int check_function_call(const struct oa_params *p, struct api_fault *f)
         return 0;
     if (!jv_is(v, JV_STRING) && !jv_is(v, JV_OBJECT))
         return oa_wrong_type(f, "function_call", "a string or an object", v);
-    return api_fault_set(f, 400, "function_call", "unsupported_value",
-                         "'function_call' may be 'none' or 'auto' here; use 'tools' and "
-                         "'tool_choice'");
+    if (!jv_is(v, JV_OBJECT))
+        return bad_choice(f, "function_call", "must be none, auto, or an object with a name");
+    if (jv_len(all) == 0)
+        return bad_choice(f, "function_call", "needs 'functions'");
+    const struct jv *name = jv_get(v, "name");
+    p->msg.force_tools = true;
+    return allow(p, all, &name, 1, "function_call", "functions", f);
 }
 
 int oa_parse_tools(struct oa_params *p, struct api_fault *f)
@@ -328,27 +368,28 @@ int oa_parse_tools(struct oa_params *p, struct api_fault *f)
     if (jv_len(tools) + jv_len(functions) > MAX_TOOLS)
         return api_fault_set(f, 400, "tools", "invalid_value", "'tools' may have %d entries",
                              MAX_TOOLS);
-    if (check_function_call(p, f))
-        return -1;
     bool parallel = true;
     if (oa_get_bool(p->body, "parallel_tool_calls", &parallel, f) < 0)
         return -1;
-    p->one_call = !parallel;
+    p->legacy = jv_len(tools) == 0 && jv_len(functions) > 0;
+    p->one_call = !parallel || p->legacy;
     if (!has)
-        return parse_choice(p, NULL, f);
+        return parse_choice(p, NULL, f) || parse_function_call(p, NULL, f) ? -1 : 0;
     struct jv *all = jv_new_array();
     int rc = all ? collect_tools(all, tools, functions, f)
                  : api_fault_set(f, 503, NULL, NULL, "out of memory");
     if (rc == 0)
-        rc = parse_choice(p, jv_len(tools) > 0 ? all : NULL, f);
+        rc = p->legacy ? parse_function_call(p, all, f) : parse_choice(p, all, f);
+    if (rc == 0 && p->msg.force_tools && p->msg.constraint)
+        rc = api_fault_set(f, 400, p->constraint_field, "invalid_value",
+                           "'%s' cannot be kept where a call is asked for", p->constraint_field);
     p->msg.one_call = p->one_call;
     if (rc == 0 && jv_write(&p->tools, all, 0))
         rc = api_fault_set(f, 503, NULL, NULL, "out of memory");
     jv_free(all);
     p->msg.tools_json = p->tools.data ? p->tools.data : (char *)protobuf_c_empty_string;
-    /* The answer to the old `functions` stays text: its clients know no tool_calls. */
-    p->msg.parse_tools =
-        jv_len(tools) > 0 && strcmp(jv_str(jv_get(p->body, "tool_choice"), "auto"), "none") != 0;
+    const char *choice = p->legacy ? "function_call" : "tool_choice";
+    p->msg.parse_tools = strcmp(jv_str(jv_get(p->body, choice), "auto"), "none") != 0;
     return rc;
 }
 

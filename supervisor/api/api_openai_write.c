@@ -239,13 +239,13 @@ static void put_usage(struct oa_job *j, struct buf *b)
     jw_end_obj(b);
 }
 
-static const char *reason_name(const struct oa_choice *c)
+static const char *reason_name(const struct oa_job *j, const struct oa_choice *c)
 {
     switch (c->reason) {
     case QUIRE__FINISH_REASON__FINISH_LENGTH:
         return "length";
     case QUIRE__FINISH_REASON__FINISH_TOOL_CALLS:
-        return "tool_calls";
+        return j->legacy ? "function_call" : "tool_calls";
     default:
         return "stop";
     }
@@ -326,22 +326,26 @@ static void chunk_call(struct oa_job *j, uint32_t index, const Quire__ToolCallDe
         return;
     struct buf *b = &j->out;
     delta_begin(j, index);
-    jw_key(b, "tool_calls");
-    jw_arr(b);
-    jw_obj(b);
-    jw_kint(b, "index", t->index);
-    if (*t->name) {
-        jw_kstr(b, "id", t->id);
-        jw_kstr(b, "type", "function");
+    jw_key(b, j->legacy ? "function_call" : "tool_calls");
+    if (!j->legacy) {
+        jw_arr(b);
+        jw_obj(b);
+        jw_kint(b, "index", t->index);
+        if (*t->name) {
+            jw_kstr(b, "id", t->id);
+            jw_kstr(b, "type", "function");
+        }
+        jw_key(b, "function");
     }
-    jw_key(b, "function");
     jw_obj(b);
     if (*t->name)
         jw_kstr(b, "name", t->name);
     jw_kstr(b, "arguments", t->arguments);
     jw_end_obj(b);
-    jw_end_obj(b);
-    jw_end_arr(b);
+    if (!j->legacy) {
+        jw_end_obj(b);
+        jw_end_arr(b);
+    }
     delta_end(j, index);
 }
 
@@ -388,7 +392,7 @@ void oa_chunk_finish(struct oa_job *j, uint32_t index)
     }
     jw_key(&j->out, "logprobs");
     jw_null(&j->out);
-    chunk_end(j, reason_name(&j->choices[index]));
+    chunk_end(j, reason_name(j, &j->choices[index]));
 }
 
 void oa_chunk_usage(struct oa_job *j)
@@ -400,6 +404,15 @@ void oa_chunk_usage(struct oa_job *j)
 }
 
 /* ---- whole answers ------------------------------------------------------------------------- */
+
+static void put_function(struct buf *b, const struct oa_tool_call *t)
+{
+    jw_obj(b);
+    jw_kstr(b, "name", t->name);
+    jw_key(b, "arguments");
+    jw_strn(b, buf_cstr(&t->arguments), t->arguments.len);
+    jw_end_obj(b);
+}
 
 static void put_calls(struct buf *b, const struct oa_choice *c)
 {
@@ -413,17 +426,23 @@ static void put_calls(struct buf *b, const struct oa_choice *c)
         jw_kstr(b, "id", t->id);
         jw_kstr(b, "type", "function");
         jw_key(b, "function");
-        jw_obj(b);
-        jw_kstr(b, "name", t->name);
-        jw_key(b, "arguments");
-        jw_strn(b, buf_cstr(&t->arguments), t->arguments.len);
-        jw_end_obj(b);
+        put_function(b, t);
         jw_end_obj(b);
     }
     jw_end_arr(b);
 }
 
-static void put_message(struct buf *b, const struct oa_choice *c)
+/* The old form has room for one. */
+static void put_function_call(struct buf *b, const struct oa_choice *c)
+{
+    size_t i = 0;
+    while (c->calls[i].broken) /* one is alive */
+        i++;
+    jw_key(b, "function_call");
+    put_function(b, &c->calls[i]);
+}
+
+static void put_message(const struct oa_job *j, struct buf *b, const struct oa_choice *c)
 {
     jw_key(b, "message");
     jw_obj(b);
@@ -437,7 +456,9 @@ static void put_message(struct buf *b, const struct oa_choice *c)
     jw_null(b);
     if (c->reasoning.len > 0)
         put_reasoning(b, buf_cstr(&c->reasoning));
-    if (c->n_live > 0)
+    if (c->n_live > 0 && j->legacy)
+        put_function_call(b, c);
+    else if (c->n_live > 0)
         put_calls(b, c);
     jw_end_obj(b);
 }
@@ -452,7 +473,7 @@ void oa_write_answer(struct oa_job *j, struct buf *b)
         jw_obj(b);
         jw_kint(b, "index", (int64_t)i);
         if (j->chat) {
-            put_message(b, c);
+            put_message(j, b, c);
         } else {
             jw_key(b, "text");
             jw_strn(b, buf_cstr(&c->text), c->text.len);
@@ -460,7 +481,7 @@ void oa_write_answer(struct oa_job *j, struct buf *b)
         if (c->text.failed || c->reasoning.failed)
             b->failed = true;
         put_logprobs(j, c, b);
-        jw_kstr(b, "finish_reason", reason_name(c));
+        jw_kstr(b, "finish_reason", reason_name(j, c));
         jw_end_obj(b);
     }
     jw_end_arr(b);
