@@ -274,12 +274,14 @@ static int parse_length(struct oa_params *p, struct api_fault *f)
             break;
         }
     }
-    if (max == 0)
+    /* Only to score the prompt. */
+    p->msg.only_prompt = max == 0 && !p->chat && jv_bool(jv_get(o, "echo"), false);
+    if (max == 0 && !p->msg.only_prompt)
         return api_fault_set(f, 400, used, "invalid_value", "'%s' must be at least 1", used);
     p->msg.max_tokens = max < 0 ? 0 : (uint32_t)max;
     if (oa_get_int(o, "min_tokens", 0, INT32_MAX, &min, f) < 0)
         return -1;
-    if (max > 0 && min > max)
+    if (max >= 0 && min > max)
         return api_fault_set(f, 400, "min_tokens", "invalid_value",
                              "'min_tokens' must not be above '%s'", used);
     p->msg.min_tokens = (uint32_t)min;

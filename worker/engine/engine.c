@@ -487,6 +487,11 @@ static int allowed_tokens(struct engine *en, struct seq *q, const uint64_t **mas
 static void next_token(struct engine *en, struct seq *q, const float *logits, uint64_t now)
 {
     struct request *r = q->req;
+    if (q->max_gen == 0) {
+        seq_emit_finished(q, FINISH_LENGTH, now);
+        end_seq(en, q);
+        return;
+    }
     struct sampler_input in = {
         .logits = logits,
         .tokens = q->tokens,

@@ -680,6 +680,7 @@ static void submit(struct gen *g)
         .ignore_eos = q->ignore_eos,
         .logprobs = q->logprobs,
         .echo = q->echo,
+        .only_prompt = q->only_prompt && q->echo,
         .top_logprobs = q->top_logprobs,
         .on_event = on_event,
         .ctx = g,

@@ -86,6 +86,8 @@ static int seq_open(struct seq *q, struct request *r, uint32_t choice,
     q->choice = choice;
     uint32_t room = n_ctx - (uint32_t)c->n_prompt;
     q->max_gen = c->max_tokens && c->max_tokens < room ? c->max_tokens : room;
+    if (c->only_prompt)
+        q->max_gen = 0;
     if (q->max_gen < c->n_accepted)
         q->max_gen = (uint32_t)c->n_accepted;
     q->cap_tokens = (uint32_t)c->n_prompt + q->max_gen;

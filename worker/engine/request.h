@@ -86,6 +86,7 @@ struct request_config {
     uint32_t n_choices;   /* 0 counts as 1 */
     uint32_t choice_base; /* number of the first choice, for random numbers and events */
     bool ignore_eos, logprobs, echo;
+    bool only_prompt;  /* nothing is generated: for echo and its log probabilities */
     bool show_special; /* control tokens give their text, but for those that end a text */
     uint32_t top_logprobs;
     /* What the text must look like; NULL: anything. It holds from the first token on; inside

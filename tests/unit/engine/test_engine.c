@@ -486,6 +486,15 @@ static void test_logprobs_and_echo(void **state)
     assert_int_equal(g->n_lps, 0);
     assert_memory_equal(g->text[0], "the prompt ", 11);
     got_free(g);
+    /* Nothing but the prompt. */
+    a.cfg.logprobs = a.cfg.only_prompt = true;
+    a.cfg.max_tokens = 0;
+    g = ask_run(r.en, &a);
+    assert_int_equal(g->code, 0);
+    assert_int_equal(g->n_lps, 25);
+    assert_int_equal(g->text_len[0], 11);
+    assert_int_equal(g->n_completion[0], 0);
+    got_free(g);
     rig_close(&r);
 }
 

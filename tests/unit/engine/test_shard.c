@@ -344,6 +344,13 @@ static void test_logprobs_echo_choices_stop(void **state)
     /* Concatenated token texts are the text. */
     assert_string_equal(c->lp_text, c->text[0]);
     call_free(c);
+    q.only_prompt = true;
+    c = call_wait(call_start(to_one, &q));
+    assert_int_equal(c->status, RPC_OK);
+    assert_string_equal(c->text[0], "Once upon a time");
+    assert_int_equal(c->n_lp, c->n_prompt);
+    assert_int_equal(c->reason[0], QUIRE__FINISH_REASON__FINISH_LENGTH);
+    call_free(c);
 
     request_init(&q, &s, "Once upon a time");
     s.temperature = 1;

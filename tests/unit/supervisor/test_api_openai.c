@@ -393,7 +393,9 @@ static void test_completions(void **state)
                      200);
     assert_false(last()->has_prompt);
     assert_int_equal(last()->n_prompt_tokens, 3);
-    assert_true(last()->echo);
+    assert_true(last()->echo && !last()->only_prompt);
+    post(TEXT, "{\"model\":\"m\",\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}");
+    assert_true(last()->echo && last()->only_prompt && last()->max_tokens == 0);
     assert_int_equal(post(TEXT, "{\"model\":\"m\",\"prompt\":\"\",\"max_tokens\":2}"), 200);
     assert_true(last()->has_prompt);
     /* Several prompts, more than run at a time, two choices each. */
@@ -439,6 +441,8 @@ static void test_completions(void **state)
         {"\"prompt\":\"a\",\"best_of\":2", "best_of"},
         {"\"prompt\":\"a\",\"echo\":1", "echo"},
         {"\"prompt\":\"a\",\"max_tokens\":0", "max_tokens"},
+        {"\"prompt\":\"a\",\"max_tokens\":0,\"echo\":false", "max_tokens"},
+        {"\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true,\"min_tokens\":1", "min_tokens"},
     };
     char body[256];
     for (size_t i = 0; i < NUM_COUNT(fields); i++) {
