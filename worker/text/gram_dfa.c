@@ -32,6 +32,7 @@ void dfa_free(struct dfa *d)
     free(d->accept);
     free(d->min_dist);
     free(d->universal);
+    free(d->wide);
     free(d->bound);
     free(d->bound_class);
     free(d->labels);
@@ -63,13 +64,12 @@ static int cmp_u32(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Cut the code points where any character class begins or ends; intervals that lie in the same
- * character classes share a number. */
-static int classes(struct build *b)
+/* Where any character class begins or ends the code points are cut into intervals. */
+static int cut_points(struct build *b)
 {
     struct dfa *d = b->d;
     const struct nfa *a = b->a;
-    size_t n = 1;
+    size_t n = 1, k = 0;
     uint32_t *cut = malloc((2 * (size_t)a->n_rng + 2) * sizeof *cut);
     if (!cut)
         return no_memory(b);
@@ -79,59 +79,85 @@ static int classes(struct build *b)
         cut[n++] = a->rng[i].hi + 1;
     }
     qsort(cut, n, sizeof *cut, cmp_u32);
-    size_t k = 0;
     for (size_t i = 0; i < n; i++)
         if ((k == 0 || cut[i] != cut[k - 1]) && cut[i] <= GRAM_MAX_CP)
             cut[k++] = cut[i];
     d->bound = cut;
     d->n_bounds = (uint32_t)k;
-    uint64_t *sig = calloc(k + 1, sizeof *sig), *seen = calloc(k + 1, sizeof *seen);
-    d->bound_class = calloc(k + 1, sizeof *d->bound_class);
-    int rc = sig && seen && d->bound_class ? 0 : no_memory(b);
-    /* Equal classes have equal content hashes, so repeats of an atom count as one. */
-    for (uint32_t s = 0; s < a->n && rc == 0; s++) {
+    return 0;
+}
+
+/* By interval: a sum over the character classes that it lies in. Equal classes have equal content
+ * hashes, so repeats of an atom count as one. */
+static int sign(struct build *b, uint64_t *sig)
+{
+    const struct dfa *d = b->d;
+    const struct nfa *a = b->a;
+    for (uint32_t s = 0; s < a->n; s++) {
         const struct nfa_state *st = &a->s[s];
         if (st->op != NFA_CHAR)
             continue;
+        const struct gram_range *r = a->rng + st->first;
         uint64_t h = st->n_rng;
         for (uint32_t j = 0; j < st->n_rng; j++)
-            h = mix(h ^ mix(((uint64_t)a->rng[st->first + j].lo << 32) | a->rng[st->first + j].hi));
-        for (uint32_t j = 0; j < st->n_rng && rc == 0; j++) {
-            uint32_t lo = 0, hi = d->n_bounds, want = a->rng[st->first + j].lo;
+            h = mix(h ^ mix(((uint64_t)r[j].lo << 32) | r[j].hi));
+        for (uint32_t j = 0; j < st->n_rng; j++) {
+            uint32_t lo = 0, hi = d->n_bounds;
             while (hi - lo > 1) {
                 uint32_t mid = (lo + hi) / 2;
-                if (cut[mid] <= want)
+                if (d->bound[mid] <= r[j].lo)
                     lo = mid;
                 else
                     hi = mid;
             }
-            for (; lo < d->n_bounds && cut[lo] <= a->rng[st->first + j].hi; lo++) {
+            for (; lo < d->n_bounds && d->bound[lo] <= r[j].hi; lo++) {
                 sig[lo] += mix(h);
                 if (++b->work > MAX_WORK)
-                    rc = too_large(b);
+                    return too_large(b);
             }
         }
     }
-    for (uint32_t i = 0; i < d->n_bounds && rc == 0; i++) {
+    return 0;
+}
+
+/* Intervals with equal signatures share a number. seen: room for one signature a class. */
+static int number(struct build *b, const uint64_t *sig, uint64_t *seen)
+{
+    struct dfa *d = b->d;
+    for (uint32_t i = 0; i < d->n_bounds; i++) {
         uint32_t c = 0;
         while (c < d->n_classes && seen[c] != sig[i])
             c++;
         b->work += c;
         if (c == d->n_classes) {
             if (c >= 20000 || b->work > MAX_WORK)
-                rc = too_large(b);
-            else
-                seen[d->n_classes++] = sig[i];
+                return too_large(b);
+            seen[d->n_classes++] = sig[i];
         }
         d->bound_class[i] = (uint16_t)c;
     }
-    free(sig);
-    free(seen);
-    for (uint32_t cp = 0, i = 0; cp < 128 && rc == 0; cp++) {
+    for (uint32_t cp = 0, i = 0; cp < 128; cp++) {
         while (i + 1 < d->n_bounds && d->bound[i + 1] <= cp)
             i++;
         d->ascii[cp] = d->bound_class[i];
     }
+    return 0;
+}
+
+static int classes(struct build *b)
+{
+    struct dfa *d = b->d;
+    int rc = cut_points(b);
+    if (rc)
+        return rc;
+    uint64_t *sig = calloc(d->n_bounds + 1U, sizeof *sig);
+    uint64_t *seen = calloc(d->n_bounds + 1U, sizeof *seen);
+    d->bound_class = calloc(d->n_bounds + 1U, sizeof *d->bound_class);
+    rc = sig && seen && d->bound_class ? sign(b, sig) : no_memory(b);
+    if (rc == 0)
+        rc = number(b, sig, seen);
+    free(sig);
+    free(seen);
     return rc;
 }
 

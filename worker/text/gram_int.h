@@ -59,14 +59,39 @@ size_t gram_ranges_tidy(struct gram_range *r, size_t n);
 #define DFA_MAX_STATES 20000U
 #define DFA_MAX_CELLS  (2U << 20)
 
+/* ---- first bytes of characters: ASCII, then 0xC0..0xFF ---- */
+struct gram_bytes {
+    uint64_t on[3];
+};
+static inline unsigned gram_lead_bit(uint32_t byte)
+{
+    return byte < 0x80 ? byte : byte - 0x40;
+}
+static inline bool gram_bytes_within(const struct gram_bytes *a, const struct gram_bytes *b)
+{
+    return !((a->on[0] & ~b->on[0]) | (a->on[1] & ~b->on[1]) | (a->on[2] & ~b->on[2]));
+}
+static inline bool gram_bytes_meet(const struct gram_bytes *a, const struct gram_bytes *b)
+{
+    return (a->on[0] & b->on[0]) | (a->on[1] & b->on[1]) | (a->on[2] & b->on[2]);
+}
+
+/* Up to `depth` characters that begin with bytes of the set lead on, whichever they are. */
+struct dfa_wide {
+    struct gram_bytes set;
+    uint32_t depth;
+};
+
 /* State 0 is dead, every other state can still reach an accepting one. */
 struct dfa {
     uint32_t n_states, n_classes, start;
-    uint32_t *next;     /* n_states * n_classes */
-    uint32_t *accept;   /* 0: none, else 1 + index of a label list */
-    uint32_t *min_dist; /* fewest characters to acceptance */
-    uint8_t *universal; /* every character leads back to the same accepting state */
-    uint32_t *bound;    /* class intervals: bound[i] .. bound[i+1]-1 */
+    uint32_t *next;        /* n_states * n_classes */
+    uint32_t *accept;      /* 0: none, else 1 + index of a label list */
+    uint32_t *min_dist;    /* fewest characters to acceptance */
+    struct dfa_wide *wide; /* by state; NULL: dfa_widen was not called */
+    uint32_t far;          /* the largest min_dist */
+    uint8_t *universal;    /* every character leads back to the same accepting state */
+    uint32_t *bound;       /* class intervals: bound[i] .. bound[i+1]-1 */
     uint16_t *bound_class;
     uint32_t n_bounds;
     uint16_t ascii[128];
@@ -76,6 +101,9 @@ struct dfa {
 Q_MUST_CHECK int dfa_build(struct dfa **out, const struct nfa *a, uint32_t start, struct err *e);
 /* Again after accepting states were taken away: what can't reach one any more becomes dead. */
 Q_MUST_CHECK int dfa_trim(struct dfa *d, struct err *e);
+/* ---- gram_wide.c ---- */
+/* Fill in d->wide. live: states that count as leading on, NULL: all but the dead one. */
+Q_MUST_CHECK int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e);
 void dfa_free(struct dfa *d);
 static inline uint32_t dfa_class(const struct dfa *d, uint32_t cp)
 {

@@ -30,7 +30,7 @@ void grammar_free(struct grammar *g)
 
 static size_t dfa_bytes(const struct dfa *d)
 {
-    return d ? (size_t)d->n_states * (d->n_classes * 4U + 9U) + d->n_bounds * 6U : 0;
+    return d ? (size_t)d->n_states * (d->n_classes * 4U + 9U + sizeof *d->wide) + d->n_bounds * 6U : 0;
 }
 
 static size_t sgram_bytes(const struct sgram *g)
@@ -146,6 +146,8 @@ int grammar_compile_regex(struct grammar **out, const char *text, size_t n, stru
     if (rc == 0 && (rc = gram_regex(&a, text, n, false, &f, e)) == 0 &&
         (rc = nfa_accept(&a, f, 0, e)) == 0)
         rc = dfa_build(&g->dfa, &a, f.in, e);
+    if (rc == 0)
+        rc = dfa_widen(g->dfa, NULL, e);
     nfa_fini(&a);
     return finish(out, g, rc, e);
 }

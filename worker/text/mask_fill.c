@@ -16,7 +16,7 @@ struct walk {
     uint32_t ctx_chars; /* n_chars when it began */
 };
 
-static void set_range(uint64_t *to, const uint64_t *from, uint32_t a, uint32_t b)
+void mask_set_range(uint64_t *to, const uint64_t *from, uint32_t a, uint32_t b)
 {
     if (a >= b)
         return;
@@ -32,36 +32,46 @@ static void set_range(uint64_t *to, const uint64_t *from, uint32_t a, uint32_t b
     to[last] |= from[last] & tail;
 }
 
-static void set_bit(uint64_t *to, uint32_t i)
+void mask_copy(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *to,
+               const struct gram_state *from)
 {
-    to[i / 64] |= 1ULL << (i % 64);
+    uint32_t i = (uint32_t)(to - w->at);
+    while (w->n_ready <= i)
+        w->at[w->n_ready++].s.low = 0;
+    to->q = from->q;
+    to->sub = from->sub;
+    to->u = from->u;
+    if (m->g->kind == GRAMMAR_GBNF)
+        gbnf_copy(&to->b, &from->b);
+    else if (gram_schema(m->g, from))
+        sstate_copy_near(&to->s, &from->s);
 }
 
-/* Which rests fit behind the closing quote. st[0] is the state at the quote's place. */
-static void walk_rests(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st)
+void mask_walk_rests(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st,
+                     struct mask_close *to)
 {
     const struct mask_trie *t = &m->v->rests;
     uint32_t ends[MASK_MAX_TOKEN + 2], depth = 0;
-    memset(w->rest_ok, 0, (t->n_str / 64 + 1) * sizeof *w->rest_ok);
-    w->rests_any = false;
-    gram_copy(m->g, st + 1, st);
+    memset(to->ok, 0, (t->n_str / 64 + 1) * sizeof *to->ok);
+    to->any = false;
+    mask_copy(m, w, st + 1, st);
     if (!gram_step(m->g, st + 1, '"'))
         return;
-    w->rests_any = true;
+    to->any = true;
     for (uint32_t k = 0; k < t->node[0].here; k++)
-        set_bit(w->rest_ok, k);
+        mask_set(to->ok, k);
     ends[0] = t->n;
     for (uint32_t i = 1; i < t->n;) {
         const struct mask_node *n = &t->node[i];
         while (depth > 0 && ends[depth] <= i)
             depth--;
-        gram_copy(m->g, st + depth + 2, st + depth + 1);
+        mask_copy(m, w, st + depth + 2, st + depth + 1);
         if (!gram_step(m->g, st + depth + 2, n->byte)) {
             i = n->end;
             continue;
         }
         for (uint32_t k = 0; k < n->here; k++)
-            set_bit(w->rest_ok, n->first + k);
+            mask_set(to->ok, n->first + k);
         ends[++depth] = n->end;
         i++;
     }
@@ -75,10 +85,11 @@ static bool same_close(const struct gmask_scratch *w, const struct gram_state *s
            o->in_key == s->in_key && o->depth == s->depth && memcmp(o->data, s->data, s->len) == 0;
 }
 
-static bool exact(const struct gmatch *m, struct gram_state *st, uint32_t pos, uint32_t depth)
+bool mask_exact(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st,
+                uint32_t pos, uint32_t depth)
 {
     const struct grammar_vocab *v = m->v;
-    gram_copy(m->g, st + 1, st);
+    mask_copy(m, w, st + 1, st);
     for (uint32_t i = v->at[pos] + depth; i < v->at[pos + 1]; i++)
         if (!gram_step(m->g, st + 1, v->bytes[i]))
             return false;
@@ -96,7 +107,7 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
     uint32_t from = n->first + n->here, to = n->last;
     uint32_t left = f->left == GRAM_NONE ? GRAM_NONE : f->left + (st->s.n_chars - w->ctx_chars);
     if (w->ctx == 0 && (left == GRAM_NONE || left < MASK_BUCKETS)) {
-        set_range(s->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
+        mask_set_range(s->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
     } else {
         const struct mask_pure *p = v->pure + c->pure;
         uint32_t lo = 0, hi = c->n_pure;
@@ -108,11 +119,11 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
                 hi = mid;
         }
         if (w->ctx == 0 && left >= MASK_MAX_TOKEN) {
-            set_range(s->tok, v->by_pos[MASK_BUCKETS], from, to);
+            mask_set_range(s->tok, v->by_pos[MASK_BUCKETS], from, to);
         } else {
             for (; lo < c->n_pure && p[lo].pos < to; lo++)
                 if (p[lo].need <= left)
-                    set_bit(s->tok, p[lo].pos);
+                    mask_set(s->tok, p[lo].pos);
         }
     }
     const struct mask_closer *q = v->closer + c->closer;
@@ -130,17 +141,17 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
      * the same for all keys: then the rests sort out nearly all tokens. */
     bool sift = !f->each_close || st->s.in_key;
     if (sift && !same_close(s, st)) {
-        walk_rests(m, s, st);
+        mask_walk_rests(m, s, st, &s->rest);
         gram_copy(m->g, &s->saved, st);
         s->have_rests = true;
     }
     for (; lo < c->n_closer && q[lo].pos < to; lo++) {
         if (q[lo].chars > left)
             continue;
-        if (sift && s->rests_any && !(s->rest_ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1))
+        if (sift && s->rest.any && !(s->rest.ok[q[lo].rest / 64] >> (q[lo].rest % 64) & 1))
             continue;
-        if (f->each_close ? exact(m, st, q[lo].pos, depth) : s->rests_any)
-            set_bit(s->tok, q[lo].pos);
+        if (f->each_close ? mask_exact(m, s, st, q[lo].pos, depth) : s->rest.any)
+            mask_set(s->tok, q[lo].pos);
     }
 }
 
@@ -149,55 +160,6 @@ static bool free_here(const struct walk *w, const struct gram_state *st, struct 
 {
     const struct sgram *g = w->ctx != GRAM_NONE ? gram_schema(w->m->g, st) : NULL;
     return g && srun_free(g, &st->s, f);
-}
-
-/* The content of a string that one automaton decides: most of the trie is walked with that
- * automaton alone. What holds a quote or an escape is tried from the start; st[0] is the state. */
-static void walk_content(struct walk *w, struct gram_state *st, const struct dfa *d, uint32_t q)
-{
-    const struct gmatch *m = w->m;
-    const struct grammar_vocab *v = m->v;
-    const struct mask_trie *t = &v->trie;
-    struct {
-        uint32_t end, q;
-        struct gram_utf8 u;
-    } at[MASK_MAX_TOKEN + 2];
-    uint32_t depth = 0, lo, hi;
-    memset(&at[0], 0, sizeof at[0]);
-    at[0].end = t->n;
-    at[0].q = q;
-    for (uint32_t i = 1; i < t->n;) {
-        const struct mask_node *n = &t->node[i];
-        while (depth > 0 && at[depth].end <= i)
-            depth--;
-        struct gram_utf8 u = at[depth].u;
-        uint32_t to = at[depth].q;
-        if (u.left == 0 && (n->byte == '"' || n->byte == '\\')) {
-            for (uint32_t pos = n->first; pos < n->last; pos++)
-                if (exact(m, st, pos, 0))
-                    set_bit(w->s->tok, pos);
-            i = n->end;
-            continue;
-        }
-        int k = u.left == 0 && n->byte < 0x20 ? -1 : gram_utf8_step(&u, n->byte);
-        if (k > 0) {
-            to = dfa_next(d, to, u.cp);
-        } else if (k == 0) {
-            gram_utf8_span(&u, &lo, &hi);
-            to = dfa_alive(d, to, lo, hi) ? to : 0;
-        }
-        if (k < 0 || to == 0) {
-            i = n->end;
-            continue;
-        }
-        for (uint32_t j = 0; j < n->here; j++)
-            set_bit(w->s->tok, n->first + j);
-        depth++;
-        at[depth].end = n->end;
-        at[depth].q = to;
-        at[depth].u = u;
-        i++;
-    }
 }
 
 static bool in_str(const struct grammar *g, const struct gram_state *st)
@@ -218,19 +180,23 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
     struct sfree f;
     scratch->have_rests = false;
     gram_copy(m->g, st, &m->now);
+    scratch->n_ready = 1;
+    st->s.low = gram_schema(m->g, st) ? st->s.len : 0;
     if (in_str(m->g, st) && st->s.phase == 0 && st->s.u.left == 0) {
         w.ctx = 0;
         w.ctx_chars = st->s.n_chars;
-        if (free_here(&w, st, &f)) {
+        if (free_here(&w, st, &f) && !f.each_close) {
             fill_string(&w, &t->node[0], st, 0, &f);
             return;
         }
-        const struct dfa *d;
-        uint32_t q;
-        if (srun_content(gram_schema(m->g, st), &st->s, &st[1].s, &d, &q)) {
-            walk_content(&w, st, d, q);
-            return;
-        }
+    }
+    if (in_str(m->g, st) && st->s.u.left == 0) {
+        mask_string(m, scratch);
+        return;
+    }
+    if (m->g->kind == GRAMMAR_DFA && st->u.left == 0) {
+        mask_text(m, scratch, m->g->dfa, st->q);
+        return;
     }
     at[0].end = t->n;
     at[0].ctx = w.ctx;
@@ -240,13 +206,13 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
         while (depth > 0 && at[depth].end <= i)
             depth--;
         struct gram_state *s = st + depth + 1;
-        gram_copy(m->g, s, st + depth);
+        mask_copy(m, scratch, s, st + depth);
         if (!gram_step(m->g, s, n->byte)) {
             i = n->end;
             continue;
         }
         for (uint32_t k = 0; k < n->here; k++)
-            set_bit(scratch->tok, n->first + k);
+            mask_set(scratch->tok, n->first + k);
         depth++;
         at[depth].end = n->end;
         w.ctx = at[depth - 1].ctx;
@@ -274,13 +240,17 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
 int gmask_scratch_open(struct gmask_scratch **out, const struct grammar_vocab *v, struct err *e)
 {
     struct gmask_scratch *w = malloc(sizeof *w);
+    size_t words = v->rests.n_str / 64 + 1;
     *out = w;
     if (!w)
         return err_set(e, Q_ENOMEM, "out of memory");
     w->tok = calloc(v->tok_words + 1, sizeof *w->tok);
-    w->rest_ok = calloc(v->rests.n_str / 64 + 1, sizeof *w->rest_ok);
-    if (w->tok && w->rest_ok)
+    w->rest.ok = calloc(words * (MASK_CLOSES + 1), sizeof *w->rest.ok);
+    if (w->tok && w->rest.ok) {
+        for (uint32_t i = 0; i < MASK_CLOSES; i++)
+            w->close[i].ok = w->rest.ok + words * (i + 1);
         return 0;
+    }
     gmask_scratch_close(w);
     *out = NULL;
     return err_set(e, Q_ENOMEM, "out of memory");
@@ -291,7 +261,7 @@ void gmask_scratch_close(struct gmask_scratch *w)
     if (!w)
         return;
     free(w->tok);
-    free(w->rest_ok);
+    free(w->rest.ok);
     free(w);
 }
 
@@ -334,13 +304,13 @@ size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mas
     }
     if (v->n_eog && gmatch_can_stop(m)) {
         for (uint32_t i = 0; i < v->n_eog; i++)
-            set_bit(mask, v->eogs[i]);
+            mask_set(mask, v->eogs[i]);
         n += v->n_eog;
     }
     for (uint32_t j = 0; m->g->kind == GRAMMAR_FRAME && j < m->g->n_mark; j++) {
         uint32_t id = m->g->mark[j];
         if (frame_mark(m->g, &m->now, j) && !(mask[id / 64] >> (id % 64) & 1)) {
-            set_bit(mask, id);
+            mask_set(mask, id);
             n++;
         }
     }

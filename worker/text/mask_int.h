@@ -16,6 +16,7 @@ struct mask_node {
     uint32_t first, here, last; /* tokens: here end at this node, all below end before last */
     uint32_t end;               /* the node after this one's last descendant */
     uint32_t ctx;               /* string context that begins here, GRAM_NONE: none */
+    uint32_t sum;               /* what is below in short, GRAM_NONE: it is little */
     uint8_t byte;
 };
 struct mask_trie {
@@ -39,6 +40,16 @@ struct mask_ctx {
     uint32_t pure, n_pure, closer, n_closer;
 };
 
+/* Of the plain tokens below a node, read on from there: those that a JSON string may hold as they
+ * are. */
+struct mask_sum {
+    struct gram_bytes set; /* how their characters begin */
+    uint32_t height;       /* characters of the longest, one that is not complete included */
+    bool other;            /* there are tokens that are not plain */
+};
+/* What may stand behind a closing quote within the token. */
+enum { REST_QUOTES = 1 /* two or more */, REST_CLOSES = 2 /* brackets */ };
+
 struct grammar_vocab {
     uint32_t n_vocab, n_tok, words, tok_words;
     unsigned char *bytes;
@@ -52,6 +63,15 @@ struct grammar_vocab {
     unsigned char *rest_bytes;
     uint32_t *rest_at;
     struct mask_trie rests;
+    uint8_t *rest_has; /* REST_* */
+    uint64_t *plain;   /* by pos */
+    struct mask_sum *sum;
+    uint32_t n_sum, cap_sum;
+    /* Tokens with a quote or a backslash, in a trie of their own. */
+    struct mask_trie odd;
+    unsigned char *odd_bytes;
+    uint32_t *odd_at, *odd_pos;
+    uint32_t *odd_rest; /* behind the first quote that no backslash precedes, GRAM_NONE: none */
     struct mask_pure *pure;
     struct mask_closer *closer;
     struct mask_ctx *ctx;
@@ -88,13 +108,23 @@ struct gram_state {
         struct gbnf_state b;
     };
 };
+/* Which rests fit behind a closing quote, for texts of a string that lead to the same. */
+#define MASK_CLOSES 8U
+struct mask_close {
+    uint64_t mark, *ok;
+    bool any;
+};
 /* Room to walk the trie with; nothing in it outlives a call. Pages that no walk reaches are
  * never touched. */
 struct gmask_scratch {
     struct gram_state at[MASK_MAX_TOKEN * 2 + 8];
+    uint32_t n_ready; /* at[0 .. n_ready) were used in this walk, which begins with at[0] */
+    struct mask_close close[MASK_CLOSES];
+    uint32_t n_close;
     struct gram_state saved; /* the state that rest_ok belongs to */
-    bool have_rests, rests_any;
-    uint64_t *tok, *rest_ok;
+    bool have_rests;
+    struct mask_close rest;
+    uint64_t *tok;
 };
 struct gmatch {
     const struct grammar *g;
@@ -106,6 +136,33 @@ void gram_copy(const struct grammar *g, struct gram_state *to, const struct gram
 bool gram_step(const struct grammar *g, struct gram_state *st, uint8_t b);
 bool gram_can_stop(const struct grammar *g, const struct gram_state *st,
                    struct gram_state *scratch);
+
+/* ---- mask_vocab.c, mask_plain.c ---- */
+Q_MUST_CHECK int mask_grow(void **p, uint32_t n, uint32_t *cap, size_t size, struct err *e);
+Q_MUST_CHECK int mask_make_trie(struct mask_trie *t, struct err *e);
+/* The sums, the plain and the odd tokens; contexts and rests are there. */
+Q_MUST_CHECK int mask_plain_open(struct grammar_vocab *v, struct err *e);
+
+/* ---- mask_fill.c, mask_string.c: walks; the state at[0] of the scratch is where they begin ----
+ */
+void mask_set_range(uint64_t *to, const uint64_t *from, uint32_t a, uint32_t b);
+static inline void mask_set(uint64_t *to, uint32_t i)
+{
+    to[i / 64] |= 1ULL << (i % 64);
+}
+/* gram_copy within at[]. */
+void mask_copy(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *to,
+               const struct gram_state *from);
+/* Does token pos fit from its byte `depth` on? st is the state there, scratch follows it. */
+bool mask_exact(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st,
+                uint32_t pos, uint32_t depth);
+/* Which rests fit behind the quote; st is the state before it, scratch follows it. */
+void mask_walk_rests(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st,
+                     struct mask_close *to);
+/* All tokens; at[0] is in a JSON string and inside no UTF-8 sequence. */
+void mask_string(const struct gmatch *m, struct gmask_scratch *w);
+/* All tokens of an automaton over text, in its state q between two characters. */
+void mask_text(const struct gmatch *m, struct gmask_scratch *w, const struct dfa *d, uint32_t q);
 /* Takes the schemas in sub (and the array) on success. marks: token ids. */
 Q_MUST_CHECK int grammar_frame(struct grammar **out, const struct nfa *a, uint32_t start,
                                struct sgram **sub, uint32_t n_sub, const uint32_t *mark,

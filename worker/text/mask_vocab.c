@@ -33,7 +33,7 @@ static int cmp_tok(const void *a, const void *b, void *bytes)
     return x->id < y->id ? -1 : 1;
 }
 
-static int grow(void **p, uint32_t n, uint32_t *cap, size_t size, struct err *e)
+int mask_grow(void **p, uint32_t n, uint32_t *cap, size_t size, struct err *e)
 {
     if (n < *cap)
         return 0;
@@ -47,7 +47,7 @@ static int grow(void **p, uint32_t n, uint32_t *cap, size_t size, struct err *e)
 }
 
 /* Strings are sorted; node 0 is the empty prefix. */
-static int make_trie(struct mask_trie *t, struct err *e)
+int mask_make_trie(struct mask_trie *t, struct err *e)
 {
     uint32_t path[MASK_MAX_TOKEN + 1], depth = 0;
     const unsigned char *before = NULL;
@@ -57,9 +57,9 @@ static int make_trie(struct mask_trie *t, struct err *e)
         while (before && common < depth && common < len && s[common] == before[common])
             common++;
         if (i == 0) {
-            if (grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
+            if (mask_grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
                 return Q_ENOMEM;
-            t->node[t->n++] = (struct mask_node){.ctx = GRAM_NONE};
+            t->node[t->n++] = (struct mask_node){.ctx = GRAM_NONE, .sum = GRAM_NONE};
             path[0] = 0;
         }
         for (; depth > (s ? common : 0); depth--) {
@@ -67,9 +67,10 @@ static int make_trie(struct mask_trie *t, struct err *e)
             t->node[path[depth]].last = i;
         }
         for (; depth < len; path[++depth] = t->n++) {
-            if (grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
+            if (mask_grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
                 return Q_ENOMEM;
-            t->node[t->n] = (struct mask_node){.first = i, .ctx = GRAM_NONE, .byte = s[depth]};
+            t->node[t->n] = (struct mask_node){
+                .first = i, .ctx = GRAM_NONE, .sum = GRAM_NONE, .byte = s[depth]};
         }
         if (s)
             t->node[path[depth]].here++;
@@ -143,20 +144,20 @@ static int add_ctx(struct build *b, uint32_t node, uint32_t depth)
         if (!in_string(v->bytes + at, n, &chars, &close))
             continue;
         if (!close) {
-            if (grow((void **)&v->pure, v->n_pure, &v->cap_pure, sizeof *v->pure, b->e))
+            if (mask_grow((void **)&v->pure, v->n_pure, &v->cap_pure, sizeof *v->pure, b->e))
                 return Q_ENOMEM;
             v->pure[v->n_pure++] = (struct mask_pure){pos, chars};
             continue;
         }
-        if (grow((void **)&v->closer, v->n_closer, &v->cap_closer, sizeof *v->closer, b->e) ||
-            grow((void **)&b->rest, b->n_rest, &b->cap_rest, sizeof *b->rest, b->e))
+        if (mask_grow((void **)&v->closer, v->n_closer, &v->cap_closer, sizeof *v->closer, b->e) ||
+            mask_grow((void **)&b->rest, b->n_rest, &b->cap_rest, sizeof *b->rest, b->e))
             return Q_ENOMEM;
         b->rest[b->n_rest++] = (struct tok){at + close, n - close, v->n_closer};
         v->closer[v->n_closer++] = (struct mask_closer){pos, 0, chars};
     }
     c.n_pure = v->n_pure - c.pure;
     c.n_closer = v->n_closer - c.closer;
-    if (grow((void **)&v->ctx, v->n_ctx, &v->cap_ctx, sizeof *v->ctx, b->e))
+    if (mask_grow((void **)&v->ctx, v->n_ctx, &v->cap_ctx, sizeof *v->ctx, b->e))
         return Q_ENOMEM;
     v->trie.node[node].ctx = v->n_ctx;
     v->ctx[v->n_ctx++] = c;
@@ -205,7 +206,7 @@ static int make_rests(struct build *b)
     v->rests.bytes = v->rest_bytes;
     v->rests.at = v->rest_at;
     v->rests.n_str = n;
-    return make_trie(&v->rests, b->e);
+    return mask_make_trie(&v->rests, b->e);
 }
 
 static int buckets(struct grammar_vocab *v, struct err *e)
@@ -275,7 +276,7 @@ static int load(struct build *b, const struct tokenizer *t)
     v->trie.bytes = v->bytes;
     v->trie.at = v->at;
     v->trie.n_str = n;
-    return make_trie(&v->trie, b->e);
+    return mask_make_trie(&v->trie, b->e);
 }
 
 int grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, struct err *e)
@@ -303,6 +304,8 @@ int grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, st
         rc = make_rests(&b);
     if (rc == 0)
         rc = buckets(v, e);
+    if (rc == 0)
+        rc = mask_plain_open(v, e);
     free(b.tok);
     free(b.rest);
     if (rc) {
@@ -335,6 +338,14 @@ void grammar_vocab_close(struct grammar_vocab *v)
     free(v->rest_bytes);
     free(v->rest_at);
     free(v->rests.node);
+    free(v->rest_has);
+    free(v->plain);
+    free(v->sum);
+    free(v->odd.node);
+    free(v->odd_bytes);
+    free(v->odd_at);
+    free(v->odd_pos);
+    free(v->odd_rest);
     free(v->pure);
     free(v->closer);
     free(v->ctx);

@@ -115,12 +115,12 @@ int scomp_str(struct comp *c, uint32_t node, const struct nfa *a, uint32_t start
     if (!s)
         return rc;
     *s = (struct sstr){NULL, min, max};
+    g->node[node].str = g->n_str++;
     if (a) {
-        if ((rc = dfa_build(&s->d, a, start, c->e)) != 0)
+        if ((rc = dfa_build(&s->d, a, start, c->e)) != 0 || (rc = dfa_widen(s->d, NULL, c->e)) != 0)
             return rc;
         c->cells += (size_t)s->d->n_states * s->d->n_classes;
     }
-    g->node[node].str = g->n_str++;
     return c->cells > SCOMP_MAX_CELLS ? err_set(c->e, Q_ENOMEM, "the schema is too large") : 0;
 }
 

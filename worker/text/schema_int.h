@@ -108,6 +108,7 @@ enum slex { LX_VALUE, LX_STR, LX_NUM, LX_LIT, LX_AFTER, LX_KEY, LX_COLON, LX_DON
 
 struct sstate {
     uint32_t len, top; /* bytes of data in use; offset of the frame of the value being read */
+    uint32_t low;      /* data below is as it was when `low` was last set */
     uint8_t lex, in_key, phase, ws, first, numlen, numphase, litpos;
     uint8_t depth, lit;
     uint32_t cp, high, n_chars;
@@ -119,6 +120,15 @@ struct sstate {
 static inline void sstate_copy(struct sstate *to, const struct sstate *from)
 {
     __builtin_memcpy(to, from, offsetof(struct sstate, data) + from->len);
+}
+/* The same where both come from one state whose `low` was set to its len; a `to` never used
+ * before has low 0. Most steps change the innermost frame only. */
+static inline void sstate_copy_near(struct sstate *to, const struct sstate *from)
+{
+    uint32_t low = to->low < from->low ? to->low : from->low;
+    __builtin_memcpy(to, from, offsetof(struct sstate, data));
+    if (low < from->len)
+        __builtin_memcpy(to->data + low, from->data + low, from->len - low);
 }
 bool srun_init(const struct sgram *g, struct sstate *st);
 /* Take a byte. On false st is spoilt. */
@@ -132,11 +142,29 @@ struct sfree {
     uint32_t left;   /* characters that still fit; GRAM_NONE: any number */
     bool each_close; /* closing depends on the content: try each token that closes */
 };
-/* Is st inside a string that is a value, between characters, and does one automaton alone say
- * which characters may follow? Then it and its state. */
-bool srun_content(const struct sgram *g, const struct sstate *st, struct sstate *scratch,
-                  const struct dfa **d, uint32_t *q);
 /* Is st inside a string, between characters, where every character may come? */
 bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *f);
+
+/* ---- what the characters of a string change ---- */
+#define SRUN_TRACKS 16U
+struct strack {
+    const struct dfa *d;   /* may be NULL */
+    const struct sobj *o;  /* keys */
+    const struct slot *of;
+    uint32_t q, max, slot;
+};
+/* The schemas that watch the string st is in. GRAM_NONE: too many. */
+uint32_t srun_tracks(const struct sgram *g, const struct sstate *st, struct strack *t);
+/* May the next character be `cp` (lo == hi), or some character of lo..hi? It is number n. */
+bool srun_track(const struct sstate *st, const struct strack *t, uint32_t *q, uint32_t lo,
+                uint32_t hi, bool whole, uint32_t n);
+/* Is the text lost when these tracks (bits) fail? */
+bool srun_lost(const struct sgram *g, const struct sstate *st, struct sstate *scratch,
+               const struct strack *t, unsigned failed);
+/* A mark that is equal for texts of the string that go on alike behind the closing quote, as long
+ * as they don't end what is around. False: none can be given. Needs st->low. */
+bool srun_close_mark(const struct sgram *g, const struct sstate *st, uint64_t *mark);
+/* Must the items of an array around differ? */
+bool srun_unique_around(const struct sgram *g, const struct sstate *st);
 
 #endif

@@ -197,6 +197,8 @@ int scomp_object(struct comp *c, const struct job *j, uint32_t node, struct objd
             rc = key_meaning(c, s, o);
         if (rc == 0)
             rc = key_reach(c, s);
+        if (rc == 0)
+            rc = dfa_widen(s->d, s->other, c->e);
     }
     nfa_fini(&a);
     return rc;

@@ -342,6 +342,7 @@ static bool space_step(const struct sgram *g, struct sstate *st, uint8_t b)
 
 bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
 {
+    st->low = st->low < st->top ? st->low : st->top;
     if (st->lex == LX_STR)
         return string_step(g, st, b);
     if (st->lex == LX_NUM) {
@@ -413,32 +414,6 @@ bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate
     return number_done(g, scratch);
 }
 
-bool srun_content(const struct sgram *g, const struct sstate *st, struct sstate *scratch,
-                  const struct dfa **d, uint32_t *q)
-{
-    if (st->lex != LX_STR || st->in_key || st->phase || st->u.left)
-        return false;
-    struct frame *f = srun_frame(st, st->top);
-    uint32_t one = GRAM_NONE;
-    for (uint32_t i = 0; i < f->n_slots; i++) {
-        const struct slot *s = &srun_slots(f)[i];
-        uint32_t str = g->node[s->node].str;
-        if (s->v != V_OPEN || str == GRAM_NONE)
-            continue;
-        if (one != GRAM_NONE || !g->str[str].d || g->str[str].max != GRAM_NONE)
-            return false;
-        one = i;
-        *d = g->str[str].d;
-        *q = s->q;
-    }
-    if (one == GRAM_NONE)
-        return false;
-    /* If it fails, must all fail? */
-    sstate_copy(scratch, st);
-    srun_slots(srun_frame(scratch, scratch->top))[one].v = V_FALSE;
-    return !srun_settle(g, scratch, scratch->top);
-}
-
 bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *out)
 {
     if (st->lex != LX_STR || st->phase || st->u.left)
@@ -465,12 +440,6 @@ bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *out
             }
         }
     }
-    if (!st->in_key && f->prev != NO_FRAME) {
-        struct frame *up = srun_frame(st, f->prev);
-        for (uint32_t i = 0; i < up->n_slots; i++) {
-            uint32_t arr = g->node[srun_slots(up)[i].node].arr;
-            out->each_close |= arr != GRAM_NONE && g->arr[arr].unique;
-        }
-    }
+    out->each_close |= srun_unique_around(g, st);
     return true;
 }

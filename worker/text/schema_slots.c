@@ -104,6 +104,7 @@ bool srun_settle(const struct sgram *g, struct sstate *st, uint32_t at)
             struct slot *s = &srun_slots(srun_frame(st, f->prev))[r->parent];
             changed |= s->v != V_FALSE;
             s->v = V_FALSE;
+            st->low = st->low < f->prev ? st->low : f->prev;
         }
         if (!changed)
             return true;
@@ -166,7 +167,7 @@ static bool push_key(struct sstate *st, struct frame *f, uint64_t h)
     return true;
 }
 
-static bool has_key(const struct sstate *st, const struct frame *f, uint64_t h)
+bool srun_has_key(const struct sstate *st, const struct frame *f, uint64_t h)
 {
     const unsigned char *p = st->data + f->keys;
     for (uint32_t i = 0; i < f->n_keys; i++, p += sizeof h)
@@ -226,7 +227,7 @@ static bool item_done(const struct sgram *g, struct sstate *st, struct frame *f,
             continue;
         const struct sarr *a = &g->arr[n->arr];
         if (a->unique) {
-            twice = !unique ? has_key(st, f, h) : twice;
+            twice = !unique ? srun_has_key(st, f, h) : twice;
             unique = true;
             if (twice)
                 s->v = V_FALSE;
@@ -249,6 +250,8 @@ bool srun_end(const struct sgram *g, struct sstate *st, uint64_t h)
             s->v = slot_valid(g, st, f, s, &num) ? V_TRUE : V_FALSE;
     }
     struct frame *up = f->prev == NO_FRAME ? NULL : srun_frame(st, f->prev);
+    uint32_t low = up ? f->prev : st->top;
+    st->low = st->low < low ? st->low : low;
     for (uint32_t i = 0; i < f->n_roots; i++) {
         struct root *r = &srun_roots(f)[i];
         bool ok = eval(g, st, f, r->slot, true) == V_TRUE;
@@ -408,7 +411,7 @@ bool srun_key_begin(const struct sgram *g, struct sstate *st)
 bool srun_key_end(const struct sgram *g, struct sstate *st)
 {
     struct frame *f = srun_frame(st, st->top);
-    if (has_key(st, f, st->hash) || !push_key(st, f, st->hash))
+    if (srun_has_key(st, f, st->hash) || !push_key(st, f, st->hash))
         return false;
     f->key_hash = st->hash;
     f->count++;

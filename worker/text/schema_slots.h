@@ -67,6 +67,9 @@ struct want {
     uint8_t role;
 };
 
+/* Is h among the keys, or the items that must differ, of f? */
+bool srun_has_key(const struct sstate *st, const struct frame *f, uint64_t h);
+
 /* All that return bool: false when the text is lost. */
 
 /* Verdicts changed in frame `at`: pass what became false outwards. */

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mask_plain.c - the tokens that a JSON string may hold as they are, what the subtrees of the trie
+ * hold of them in short, and a trie of those with quotes and backslashes. */
+#include "worker/text/mask_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SMALL 4U /* a subtree with fewer nodes is walked as fast as it is tested */
+
+static int no_memory(struct err *e)
+{
+    return err_set(e, Q_ENOMEM, "out of memory");
+}
+
+static const unsigned char *text_of(const struct grammar_vocab *v, uint32_t pos, uint32_t *n)
+{
+    *n = v->at[pos + 1] - v->at[pos];
+    return v->bytes + v->at[pos];
+}
+
+static bool is_lead(uint8_t b)
+{
+    return b < 0x80 || b >= 0xC0;
+}
+
+/* n_plain: how many plain tokens stand before each pos. A node's children come behind it. */
+static int sums(struct grammar_vocab *v, const uint32_t *n_plain, struct err *e)
+{
+    const struct mask_trie *t = &v->trie;
+    struct mask_sum *all = calloc(t->n, sizeof *all);
+    int rc = all ? 0 : no_memory(e);
+    for (uint32_t i = t->n; rc == 0 && i-- > 0;) {
+        struct mask_node *p = &v->trie.node[i];
+        struct mask_sum *s = &all[i];
+        uint32_t below = p->first + p->here;
+        s->other = n_plain[p->last] - n_plain[below] != p->last - below;
+        for (uint32_t c = i + 1; c < p->end; c = t->node[c].end) {
+            const struct mask_node *n = &t->node[c];
+            if (n_plain[n->last] == n_plain[n->first])
+                continue;
+            uint32_t h = all[c].height + is_lead(n->byte);
+            s->height = h > s->height ? h : s->height;
+            for (unsigned k = 0; k < 3; k++)
+                s->set.on[k] |= all[c].set.on[k];
+            if (is_lead(n->byte)) {
+                unsigned b = gram_lead_bit(n->byte);
+                s->set.on[b / 64] |= 1ULL << (b % 64);
+            }
+        }
+        if (p->end - i <= SMALL)
+            continue;
+        rc = mask_grow((void **)&v->sum, v->n_sum, &v->cap_sum, sizeof *v->sum, e);
+        if (rc == 0) {
+            p->sum = v->n_sum;
+            v->sum[v->n_sum++] = *s;
+        }
+    }
+    free(all);
+    return rc;
+}
+
+static bool is_odd(const unsigned char *s, uint32_t n)
+{
+    return memchr(s, '"', n) || memchr(s, '\\', n);
+}
+
+static int odd(struct grammar_vocab *v, struct err *e)
+{
+    uint32_t n_odd = 0, n_bytes = 0, n, used = 0, k = 0, c = 0;
+    for (uint32_t pos = 0; pos < v->n_tok; pos++) {
+        const unsigned char *s = text_of(v, pos, &n);
+        if (is_odd(s, n)) {
+            n_odd++;
+            n_bytes += n;
+        }
+    }
+    v->odd_bytes = malloc((size_t)n_bytes + 1);
+    v->odd_at = malloc(((size_t)n_odd + 1) * sizeof *v->odd_at);
+    v->odd_pos = malloc(((size_t)n_odd + 1) * sizeof *v->odd_pos);
+    v->odd_rest = malloc(((size_t)n_odd + 1) * sizeof *v->odd_rest);
+    if (!v->odd_bytes || !v->odd_at || !v->odd_pos || !v->odd_rest)
+        return no_memory(e);
+    const struct mask_closer *closer = v->closer + v->ctx[0].closer;
+    for (uint32_t pos = 0; pos < v->n_tok; pos++) {
+        const unsigned char *s = text_of(v, pos, &n);
+        if (!is_odd(s, n))
+            continue;
+        memcpy(v->odd_bytes + used, s, n);
+        v->odd_at[k] = used;
+        v->odd_pos[k] = pos;
+        while (c < v->ctx[0].n_closer && closer[c].pos < pos)
+            c++;
+        bool closes = c < v->ctx[0].n_closer && closer[c].pos == pos;
+        v->odd_rest[k++] = closes ? closer[c].rest : GRAM_NONE;
+        used += n;
+    }
+    v->odd_at[k] = used;
+    v->odd.bytes = v->odd_bytes;
+    v->odd.at = v->odd_at;
+    v->odd.n_str = k;
+    return mask_make_trie(&v->odd, e);
+}
+
+int mask_plain_open(struct grammar_vocab *v, struct err *e)
+{
+    uint32_t *n_plain = calloc((size_t)v->n_tok + 1, sizeof *n_plain);
+    v->plain = calloc((size_t)v->tok_words + 1, sizeof *v->plain);
+    v->rest_has = calloc((size_t)v->rests.n_str + 1, 1);
+    if (!n_plain || !v->plain || !v->rest_has) {
+        free(n_plain);
+        return no_memory(e);
+    }
+    for (uint32_t i = 0; i < v->ctx[0].n_pure; i++) {
+        uint32_t n, pos = v->pure[v->ctx[0].pure + i].pos;
+        const unsigned char *s = text_of(v, pos, &n);
+        if (!is_odd(s, n))
+            mask_set(v->plain, pos);
+    }
+    for (uint32_t pos = 0; pos < v->n_tok; pos++)
+        n_plain[pos + 1] = n_plain[pos] + (v->plain[pos / 64] >> (pos % 64) & 1);
+    for (uint32_t i = 0; i < v->rests.n_str; i++) {
+        unsigned quotes = 0;
+        for (uint32_t k = v->rest_at[i]; k < v->rest_at[i + 1]; k++) {
+            uint8_t b = v->rest_bytes[k];
+            quotes += b == '"';
+            if (b == '}' || b == ']')
+                v->rest_has[i] |= REST_CLOSES;
+        }
+        if (quotes >= 2)
+            v->rest_has[i] |= REST_QUOTES;
+    }
+    int rc = sums(v, n_plain, e);
+    free(n_plain);
+    return rc ? rc : odd(v, e);
+}
