@@ -75,137 +75,11 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
         finish_block(s, w->scale[1], w->min[0], w->min[1], &a[t][b], v[t], sum[t], acc[t]);
 }
 
-INLINE void store_rows(float *out, __m256 v, uint32_t n_rows)
-{
-    if (n_rows == R) {
-        _mm256_storeu_ps(out, v);
-        return;
-    }
-    float t[R];
-    _mm256_storeu_ps(t, v);
-    memcpy(out, t, n_rows * sizeof *out);
-}
-
-INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
-                       const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
-{
-    const uint32_t super = kern_super_cols(&s);
-    const size_t scale_bytes = kern_scale_bytes(&s, R);
-    const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
-    const size_t ahead = kern_ahead();
-    const bool few = tile <= 2; /* more tokens: arithmetic decides */
-    const struct kern_act *a[MAX_TILE];
-    __m256 acc[MAX_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++)
-    {
-        a[t] = acts + t * n_blocks;
-        acc[t] = _mm256_setzero_ps();
-    }
-    for (size_t b = 0; b < n_blocks;) {
-        __m256 d = _mm256_setzero_ps(), dmin = _mm256_setzero_ps();
-        if (super > 32) {
-            d = load_half(p);
-            if (s.scales == KERN_KDM || s.scales == KERN_K16M)
-                dmin = load_half(p + 2 * R);
-            p += kern_head_bytes(&s, R);
-        }
-        for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
-            if (few && ahead)
-                ask_ahead(p, ahead, block_bytes);
-            struct scales w = load_scales(s, d, dmin, p);
-            block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
-        }
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++) store_rows(out + t * ld_out, acc[t], n_rows);
-}
-
-INLINE __m256 load_plain(enum qtype type, const uint8_t *panel, size_t c)
-{
-    if (type == QT_F32)
-        return _mm256_loadu_ps((const float *)(const void *)(panel + 4 * R * c));
-    if (type == QT_F16)
-        return load_half(panel + 2 * R * c);
-    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(panel + 2 * R * c));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-
-INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uint32_t n_rows,
-                       const float *acts, unsigned tile, float *out, size_t ld_out)
-{
-    const size_t stride = (cols + 15u) & ~(size_t)15;
-    __m256 even[MAX_TILE], odd[MAX_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm256_setzero_ps();
-    const size_t ahead = kern_ahead(), pair = 2 * R * (type == QT_F32 ? 4u : 2u);
-    size_t c = 0;
-    for (; c + 2 <= cols; c += 2) {
-        if (tile <= 2 && ahead)
-            ask_ahead(panel + c / 2 * pair, ahead, pair);
-        __m256 w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
-        UNROLL for (unsigned t = 0; t < tile; t++)
-        {
-            const float *x = acts + t * stride + c;
-            even[t] = _mm256_fmadd_ps(w0, _mm256_set1_ps(x[0]), even[t]);
-            odd[t] = _mm256_fmadd_ps(w1, _mm256_set1_ps(x[1]), odd[t]);
-        }
-    }
-    if (c < cols) {
-        __m256 w0 = load_plain(type, panel, c);
-        UNROLL for (unsigned t = 0; t < tile; t++) even[t] =
-            _mm256_fmadd_ps(w0, _mm256_set1_ps(acts[t * stride + c]), even[t]);
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++)
-        store_rows(out + t * ld_out, _mm256_add_ps(even[t], odd[t]), n_rows);
-}
-
-static unsigned tile_of(uint32_t n_tokens)
-{
-    return n_tokens >= 4 ? 4 : n_tokens >= 2 ? 2 : 1;
-}
-
-/* Largest tiles first; the tile never changes a result. */
-INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
-        switch (tile) {
-        case 4:
-            shape_tile(s, panel, cols, n_rows, a, 4, out, ld_out);
-            break;
-        case 2:
-            shape_tile(s, panel, cols, n_rows, a, 2, out, ld_out);
-            break;
-        default:
-            shape_tile(s, panel, cols, n_rows, a, 1, out, ld_out);
-            break;
-        }
-        a += (size_t)(cols / 32) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
-
-INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const float *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
-        switch (tile) {
-        case 4:
-            plain_tile(type, panel, cols, n_rows, a, 4, out, ld_out);
-            break;
-        case 2:
-            plain_tile(type, panel, cols, n_rows, a, 2, out, ld_out);
-            break;
-        default:
-            plain_tile(type, panel, cols, n_rows, a, 1, out, ld_out);
-            break;
-        }
-        a += ((cols + 15u) & ~(size_t)15) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
+#define ASK_TOKENS 2
+#define PLAIN_FEW  4
+#define PLAIN_TILE 6
+#include "quant/kern_plain_simd.h"
+#include "quant/kern_tile_simd.h"
 
 static void act_f32(const float *x, uint32_t cols, void *act)
 {
@@ -251,4 +125,5 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 
 #include "quant/kern_outlier_simd.h"
 
-KERN_DEFINE_ROWS_AND(kern_rows_avx2, if (kern_cpu_avxvnni()) kern_pairs_avxvnni(rows);)
+KERN_DEFINE_ROWS_AND(kern_rows_avx2,
+                     PLAIN_PAIR_ROWS if (kern_cpu_avxvnni()) kern_pairs_avxvnni(rows);)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix kernels for AVX-512 with VNNI: panels of 16 rows, one row per 32-bit lane.
- * A tile of 1-8 tokens shares each unpacked piece of weights. Arithmetic: kern_impl.h. */
+ * Arithmetic: kern_impl.h. */
 #include "quant/kern_impl.h"
 #include "quant/simd.h"
 
@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { R = 16, MAX_TILE = 4, PLAIN_TILE = 8 };
+enum { R = 16, MAX_TILE = 4 };
 
 INLINE __m512 load_half(const uint8_t *p)
 {
@@ -65,6 +65,11 @@ INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
         _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
 }
 
+INLINE void ask_line(const uint8_t *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
+
 /* 32 columns for `tile` tokens whose blocks are a[t][b]. */
 INLINE void block_mul(const struct kern_shape s, const struct scales *w, const uint8_t *low,
                       const struct kern_act *const *a, size_t b, unsigned tile, __m512 *acc)
@@ -97,39 +102,6 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
     }
 }
 
-INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, __mmask16 rows,
-                       const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
-{
-    const uint32_t super = kern_super_cols(&s);
-    const size_t scale_bytes = kern_scale_bytes(&s, R);
-    const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
-    const size_t ahead = kern_ahead();
-    const struct kern_act *a[MAX_TILE];
-    __m512 acc[MAX_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++)
-    {
-        a[t] = acts + t * n_blocks;
-        acc[t] = _mm512_setzero_ps();
-    }
-    for (size_t b = 0; b < n_blocks;) {
-        __m512 d = _mm512_setzero_ps(), dmin = _mm512_setzero_ps();
-        if (super > 32) {
-            d = load_half(p);
-            if (s.scales == KERN_KDM || s.scales == KERN_K16M)
-                dmin = load_half(p + 2 * R);
-            p += kern_head_bytes(&s, R);
-        }
-        for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
-            if (ahead)
-                ask_ahead(p, ahead, block_bytes);
-            struct scales w = load_scales(s, d, dmin, p);
-            block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
-        }
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++)
-        _mm512_mask_storeu_ps(out + t * ld_out, rows, acc[t]);
-}
-
 INLINE __m512 rows_load(const float *p, uint32_t n)
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -147,102 +119,26 @@ INLINE void rows_store(float *p, __m512 v, uint32_t n)
 #define vf_store    _mm512_store_ps
 #define TILE        8
 #define GEMM_TOKENS 3
-#define ASK_HINT    _MM_HINT_T1
 #include "quant/kern_gemm_simd.h"
 
-INLINE __m512 load_plain(enum qtype type, const uint8_t *panel, size_t c)
+INLINE __m512 load_bf16(const uint8_t *p)
 {
-    if (type == QT_F32)
-        return _mm512_loadu_ps(panel + 4 * R * c);
-    if (type == QT_F16)
-        return load_half(panel + 2 * R * c);
-    __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(panel + 2 * R * c));
+    __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
-INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, __mmask16 rows,
-                       const float *acts, unsigned tile, float *out, size_t ld_out)
+INLINE __m512 vf_fma_n(__m512 w, float x, __m512 acc)
 {
-    const size_t stride = (cols + 15u) & ~(size_t)15;
-    __m512 even[PLAIN_TILE], odd[PLAIN_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = _mm512_setzero_ps();
-    const size_t ahead = kern_ahead(), pair = 2 * R * (type == QT_F32 ? 4u : 2u);
-    size_t c = 0;
-    for (; c + 2 <= cols; c += 2) {
-        if (tile <= 4 && ahead)
-            ask_ahead(panel + c / 2 * pair, ahead, pair);
-        __m512 w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
-        UNROLL for (unsigned t = 0; t < tile; t++)
-        {
-            const float *x = acts + t * stride + c;
-            even[t] = _mm512_fmadd_ps(w0, _mm512_set1_ps(x[0]), even[t]);
-            odd[t] = _mm512_fmadd_ps(w1, _mm512_set1_ps(x[1]), odd[t]);
-        }
-    }
-    if (c < cols) {
-        __m512 w0 = load_plain(type, panel, c);
-        UNROLL for (unsigned t = 0; t < tile; t++) even[t] =
-            _mm512_fmadd_ps(w0, _mm512_set1_ps(acts[t * stride + c]), even[t]);
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++)
-        _mm512_mask_storeu_ps(out + t * ld_out, rows, _mm512_add_ps(even[t], odd[t]));
+    return _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc);
 }
 
-/* Largest tiles first; the tile never changes a result. */
-INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    const __mmask16 rows = (__mmask16)((1u << n_rows) - 1);
-    while (n_tokens > 0) {
-        unsigned tile = n_tokens < MAX_TILE ? n_tokens : MAX_TILE;
-        switch (tile) {
-        case 4:
-            shape_tile(s, panel, cols, rows, a, 4, out, ld_out);
-            break;
-        case 3:
-            shape_tile(s, panel, cols, rows, a, 3, out, ld_out);
-            break;
-        case 2:
-            shape_tile(s, panel, cols, rows, a, 2, out, ld_out);
-            break;
-        default:
-            shape_tile(s, panel, cols, rows, a, 1, out, ld_out);
-            break;
-        }
-        a += (size_t)(cols / 32) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
-
-INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const float *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    const __mmask16 rows = (__mmask16)((1u << n_rows) - 1);
-    while (n_tokens > 0) {
-        unsigned tile = n_tokens >= 8 ? 8 : n_tokens >= 4 ? 4 : n_tokens;
-        switch (tile) {
-        case 8:
-            plain_tile(type, panel, cols, rows, a, 8, out, ld_out);
-            break;
-        case 4:
-            plain_tile(type, panel, cols, rows, a, 4, out, ld_out);
-            break;
-        case 3:
-            plain_tile(type, panel, cols, rows, a, 3, out, ld_out);
-            break;
-        case 2:
-            plain_tile(type, panel, cols, rows, a, 2, out, ld_out);
-            break;
-        default:
-            plain_tile(type, panel, cols, rows, a, 1, out, ld_out);
-            break;
-        }
-        a += ((cols + 15u) & ~(size_t)15) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
+#define load_f32   _mm512_loadu_ps
+#define vf_add     _mm512_add_ps
+#define PLAIN_FEW  8
+#define PLAIN_TILE 8
+#define ASK_TOKENS 4
+#include "quant/kern_plain_simd.h"
+#include "quant/kern_tile_simd.h"
 
 static void act_f32(const float *x, uint32_t cols, void *act)
 {
@@ -275,4 +171,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 
 #include "quant/kern_outlier_simd.h"
 
-KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_PAIR_ROW))
+KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_PAIR_ROW) PLAIN_PAIR_ROWS)

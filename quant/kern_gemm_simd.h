@@ -9,8 +9,9 @@
  * one store for eight dot products. Between strips they rest in `out`. Arithmetic: kern_impl.h.
  *
  * The including file defines what kern_simd.h asks for, R, TILE (tokens at once: 4 or 8), bcast4,
- * ask_ahead, vi_dot(sum, unsigned bytes, signed bytes), vi_store, vf_load, vf_store, vf_zero, and
- * rows_load(p, n), rows_store(p, v, n): the first n of R floats anywhere. */
+ * ask_ahead, ask_line(p): a line of memory is wanted soon, vi_dot(sum, unsigned bytes, signed
+ * bytes), vi_store, vf_load, vf_store, vf_zero, and rows_load(p, n), rows_store(p, v, n): the first
+ * n of R floats anywhere. */
 
 enum { STRIP = 16 };
 
@@ -101,8 +102,8 @@ INLINE void ask_lines(const struct gemm *m, unsigned b)
 {
     size_t at = (size_t)64 * m->ask_lines * b;
     for (unsigned k = 0; k < m->ask_lines; k++) {
-        _mm_prefetch((const char *)m->ask[0] + at + 64 * k, ASK_HINT);
-        _mm_prefetch((const char *)m->ask[1] + at + 64 * k, ASK_HINT);
+        ask_line(m->ask[0] + at + 64 * k);
+        ask_line(m->ask[1] + at + 64 * k);
     }
 }
 

@@ -33,8 +33,9 @@
  *
  * Outliers of the activations come after all columns: kern_outlier_simd.h.
  *
- * F32, F16, BF16: panel [column][R]; even and odd columns have an accumulator each, fma in
- * order, the two are added at the end. */
+ * F32, F16, BF16: panel [column][R]; per row, token and KERN_PLAIN_BLOCK columns (the last may be
+ * fewer), even and odd columns have an accumulator each, from zero, fma in column order;
+ * sum = sum + even; sum = sum + odd. */
 #ifndef QUIRE_QUANT_KERN_IMPL_H
 #define QUIRE_QUANT_KERN_IMPL_H
 
@@ -70,6 +71,9 @@ struct kern_shape {
 
 #define KERN_SHAPE_VALUE(name, bits, scales, offset, iq4)                                          \
     ((struct kern_shape){QT_##name, bits, scales, offset, iq4})
+
+/* Even: a column is even or odd in its block as it is in the row. */
+#define KERN_PLAIN_BLOCK 128u
 
 enum kern_act_format { KERN_ACT_F32 = 1, KERN_ACT_Q8 = 2 };
 

@@ -10,6 +10,7 @@
 
 #include <arm_neon.h>
 #include <math.h>
+#include <stdalign.h>
 #include <string.h>
 
 enum { R = 8, MAX_TILE = 4 };
@@ -47,6 +48,34 @@ INLINE vf load_half(const uint8_t *p)
     uint8x16_t h = vld1q_u8(p);
     return (vf){vcvt_f32_f16(vreinterpret_f16_u8(vget_low_u8(h))),
                 vcvt_f32_f16(vreinterpret_f16_u8(vget_high_u8(h)))};
+}
+
+INLINE vf load_bf16(const uint8_t *p)
+{
+    uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(p));
+    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)),
+                vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(h), 16))};
+}
+
+INLINE vf load_f32(const uint8_t *p)
+{
+    return (vf){vreinterpretq_f32_u8(vld1q_u8(p)), vreinterpretq_f32_u8(vld1q_u8(p + 16))};
+}
+
+INLINE vf vf_load(const float *p)
+{
+    return (vf){vld1q_f32(p), vld1q_f32(p + 4)};
+}
+
+INLINE void vf_store(float *p, vf v)
+{
+    vst1q_f32(p, v.a);
+    vst1q_f32(p + 4, v.b);
+}
+
+INLINE vf vf_add(vf x, vf y)
+{
+    return (vf){vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)};
 }
 
 INLINE vf load_u8(const uint8_t *p)
@@ -233,144 +262,44 @@ INLINE void block_mul(const struct kern_shape s, const struct scales *w, const u
     }
 }
 
-INLINE void store_rows(float *out, vf v, uint32_t n_rows)
+INLINE void rows_store(float *out, vf v, uint32_t n_rows)
 {
     if (n_rows == R) {
-        vst1q_f32(out, v.a);
-        vst1q_f32(out + 4, v.b);
+        vf_store(out, v);
         return;
     }
     float t[R];
-    vst1q_f32(t, v.a);
-    vst1q_f32(t + 4, v.b);
+    vf_store(t, v);
     memcpy(out, t, n_rows * sizeof *out);
 }
 
-INLINE void shape_tile(const struct kern_shape s, const uint8_t *p, uint32_t cols, uint32_t n_rows,
-                       const struct kern_act *acts, unsigned tile, float *out, size_t ld_out)
+INLINE vf rows_load(const float *p, uint32_t n_rows)
 {
-    const uint32_t super = kern_super_cols(&s);
-    const size_t scale_bytes = kern_scale_bytes(&s, R);
-    const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R), n_blocks = cols / 32;
-    const struct kern_act *a[MAX_TILE];
-    vf acc[MAX_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++)
-    {
-        a[t] = acts + t * n_blocks;
-        acc[t] = vf_set(0);
-    }
-    for (size_t b = 0; b < n_blocks;) {
-        vf d = vf_set(0), dmin = vf_set(0);
-        if (super > 32) {
-            d = load_half(p);
-            if (s.scales == KERN_KDM || s.scales == KERN_K16M)
-                dmin = load_half(p + 2 * R);
-            p += kern_head_bytes(&s, R);
-        }
-        for (uint32_t k = 0; k < super / 32; k++, b++, p += block_bytes) {
-            struct scales w = load_scales(s, d, dmin, p);
-            block_mul(s, &w, p + scale_bytes, a, b, tile, acc);
-        }
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++) store_rows(out + t * ld_out, acc[t], n_rows);
+    float t[R] = {0};
+    if (n_rows == R)
+        return vf_load(p);
+    memcpy(t, p, n_rows * sizeof *p);
+    return vf_load(t);
 }
 
-INLINE vf load_plain(enum qtype type, const uint8_t *panel, size_t c)
+/* Asking far ahead while few tokens are multiplied is left to the CPU. */
+INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
 {
-    if (type == QT_F32) {
-        const uint8_t *p = panel + 4 * R * c;
-        return (vf){vreinterpretq_f32_u8(vld1q_u8(p)), vreinterpretq_f32_u8(vld1q_u8(p + 16))};
-    }
-    if (type == QT_F16)
-        return load_half(panel + 2 * R * c);
-    uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(panel + 2 * R * c));
-    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)),
-                vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(h), 16))};
+    (void)p;
+    (void)ahead;
+    (void)n;
 }
 
-INLINE void plain_tile(enum qtype type, const uint8_t *panel, uint32_t cols, uint32_t n_rows,
-                       const float *acts, unsigned tile, float *out, size_t ld_out)
+INLINE void ask_line(const uint8_t *p)
 {
-    const size_t stride = (cols + 15u) & ~(size_t)15;
-    vf even[MAX_TILE], odd[MAX_TILE];
-    UNROLL for (unsigned t = 0; t < tile; t++) even[t] = odd[t] = vf_set(0);
-    size_t c = 0;
-    for (; c + 2 <= cols; c += 2) {
-        vf w0 = load_plain(type, panel, c), w1 = load_plain(type, panel, c + 1);
-        UNROLL for (unsigned t = 0; t < tile; t++)
-        {
-            const float *x = acts + t * stride + c;
-            even[t] = vf_fma_n(w0, x[0], even[t]);
-            odd[t] = vf_fma_n(w1, x[1], odd[t]);
-        }
-    }
-    if (c < cols) {
-        vf w0 = load_plain(type, panel, c);
-        UNROLL for (unsigned t = 0; t < tile; t++) even[t] =
-            vf_fma_n(w0, acts[t * stride + c], even[t]);
-    }
-    UNROLL for (unsigned t = 0; t < tile; t++)
-    {
-        vf sum = {vaddq_f32(even[t].a, odd[t].a), vaddq_f32(even[t].b, odd[t].b)};
-        store_rows(out + t * ld_out, sum, n_rows);
-    }
+    __builtin_prefetch(p, 0, 2);
 }
 
-static unsigned tile_of(uint32_t n_tokens)
-{
-    return n_tokens >= 4 ? 4 : n_tokens;
-}
-
-/* Largest tiles first; the tile never changes a result. */
-INLINE void shape_mul(const struct kern_shape s, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const struct kern_act *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
-        switch (tile) {
-        case 4:
-            shape_tile(s, panel, cols, n_rows, a, 4, out, ld_out);
-            break;
-        case 3:
-            shape_tile(s, panel, cols, n_rows, a, 3, out, ld_out);
-            break;
-        case 2:
-            shape_tile(s, panel, cols, n_rows, a, 2, out, ld_out);
-            break;
-        default:
-            shape_tile(s, panel, cols, n_rows, a, 1, out, ld_out);
-            break;
-        }
-        a += (size_t)(cols / 32) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
-
-INLINE void plain_mul(enum qtype type, const void *panel, uint32_t cols, uint32_t n_rows,
-                      const float *a, uint32_t n_tokens, float *out, size_t ld_out)
-{
-    while (n_tokens > 0) {
-        unsigned tile = tile_of(n_tokens);
-        switch (tile) {
-        case 4:
-            plain_tile(type, panel, cols, n_rows, a, 4, out, ld_out);
-            break;
-        case 3:
-            plain_tile(type, panel, cols, n_rows, a, 3, out, ld_out);
-            break;
-        case 2:
-            plain_tile(type, panel, cols, n_rows, a, 2, out, ld_out);
-            break;
-        default:
-            plain_tile(type, panel, cols, n_rows, a, 1, out, ld_out);
-            break;
-        }
-        a += ((cols + 15u) & ~(size_t)15) * tile;
-        out += ld_out * tile;
-        n_tokens -= tile;
-    }
-}
+#define ASK_TOKENS 0
+#define PLAIN_FEW  4
+#define PLAIN_TILE 6
+#include "quant/kern_plain_simd.h"
+#include "quant/kern_tile_simd.h"
 
 static void act_f32(const float *x, uint32_t cols, void *act)
 {
@@ -417,4 +346,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 
 #include "quant/kern_outlier_simd.h"
 
-KERN_DEFINE_ROWS(kern_rows_neon)
+KERN_DEFINE_ROWS_AND(kern_rows_neon, PLAIN_PAIR_ROWS)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kern_prim_avx2.h - 256-bit primitives under the names that kern_simd.h and kern_gemm_simd.h use,
- * for kern_avx2.c and kern_avxvnni.c: panels of 8 rows. */
+/* kern_prim_avx2.h - 256-bit primitives under the names that the shared kernels (kern_*_simd.h)
+ * use, for kern_avx2.c and kern_avxvnni.c: panels of 8 rows. */
 #ifndef QUIRE_QUANT_KERN_PRIM_AVX2_H
 #define QUIRE_QUANT_KERN_PRIM_AVX2_H
 
@@ -8,6 +8,7 @@
 #include "quant/simd.h"
 
 #include <immintrin.h>
+#include <stdalign.h>
 #include <string.h>
 
 enum { R = 8 };
@@ -27,6 +28,22 @@ INLINE __m256 load_i8(const uint8_t *p)
 {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+INLINE __m256 load_bf16(const uint8_t *p)
+{
+    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+INLINE __m256 load_f32(const uint8_t *p)
+{
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+
+INLINE __m256 vf_fma_n(__m256 w, float x, __m256 acc)
+{
+    return _mm256_fmadd_ps(w, _mm256_set1_ps(x), acc);
 }
 
 INLINE __m256i load_codes(const uint8_t *p)
@@ -58,6 +75,10 @@ INLINE __m256i bcast4(const int8_t *p)
 #define vf_sub                _mm256_sub_ps
 #define vf_fma                _mm256_fmadd_ps
 #define vf_of                 _mm256_castsi256_ps
+#define vf_add                _mm256_add_ps
+#define vf_zero               _mm256_setzero_ps
+#define vf_load               _mm256_load_ps
+#define vf_store              _mm256_store_ps
 typedef __m256 vf;
 typedef __m256i vi;
 #include "quant/kern_simd.h"
@@ -68,6 +89,27 @@ INLINE void ask_ahead(const uint8_t *p, size_t ahead, size_t n)
 {
     for (size_t i = 0; i < n; i += 64)
         _mm_prefetch((const char *)(p + ahead + i), _MM_HINT_T0);
+}
+
+INLINE void ask_line(const uint8_t *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
+
+INLINE __m256i first_rows(uint32_t n)
+{
+    const __m256i row = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), row);
+}
+
+INLINE __m256 rows_load(const float *p, uint32_t n)
+{
+    return _mm256_maskload_ps(p, first_rows(n));
+}
+
+INLINE void rows_store(float *p, __m256 v, uint32_t n)
+{
+    _mm256_maskstore_ps(p, first_rows(n), v);
 }
 
 #endif

@@ -3,6 +3,8 @@
 #include "quant/kern_impl.h"
 #include "quant/simd.h"
 
+#include "base/num.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -160,10 +162,15 @@ static void plain_mul(enum qtype type, const uint8_t *panel, uint32_t cols, uint
     for (uint32_t t = 0; t < n_tokens; t++) {
         const float *x = (const float *)(const void *)(acts + t * act_bytes);
         for (uint32_t row = 0; row < n_rows; row++) {
-            float acc[2] = {0, 0};
-            for (uint32_t c = 0; c < cols; c++)
-                acc[c & 1] = fmaf(plain_at(type, panel, (size_t)c * R + row), x[c], acc[c & 1]);
-            out[t * ld_out + row] = acc[0] + acc[1];
+            float sum = 0;
+            for (uint32_t c = 0; c < cols;) {
+                const uint32_t end = NUM_MIN(cols - c, KERN_PLAIN_BLOCK) + c;
+                float acc[2] = {0, 0};
+                for (; c < end; c++)
+                    acc[c & 1] = fmaf(plain_at(type, panel, (size_t)c * R + row), x[c], acc[c & 1]);
+                sum = sum + acc[0] + acc[1];
+            }
+            out[t * ld_out + row] = sum;
         }
     }
 }

@@ -9,7 +9,7 @@
  * One token alone must equal the same token in any batch.
  *
  * --bench [TYPE]: GB/s of file weights with 1 token, from memory and from the cache; Gop/s with
- * more tokens. */
+ * more tokens, of float types also as percent of the float multiply-adds that the core does. */
 #include "quant/kern.h"
 
 #include <math.h>
@@ -199,8 +199,8 @@ static void check_one(const struct kern *kern, enum qtype type, uint32_t rows, u
 
 static void check_type(const struct kern *kern, enum qtype type)
 {
-    static const uint32_t cols[] = {1, 31, 32, 64, 256, 288, 512, 576, 896};
-    static const uint32_t tokens[] = {1, 2, 3, 5, 8, 9, 17};
+    static const uint32_t cols[] = {1, 31, 32, 64, 129, 255, 256, 288, 512, 576, 896};
+    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 17, 67};
     const struct kern_type *k = kern->find(type);
     CHECK(k, "no kernel for type %s", qtype_id_name(type));
     uint32_t r = k->panel_rows;
@@ -373,6 +373,65 @@ static uint64_t cpu_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* Fused multiply-adds of floats that depend on nothing: operations in FMA_ROUNDS rounds, 0 where
+ * this level has no such loop. */
+enum { FMA_ROUNDS = 4000 };
+#if defined(__x86_64__)
+#define FMA_LOOP(isa, type, constraint)                                                            \
+    __attribute__((target(isa))) static double fma_loop_##type(void)                               \
+    {                                                                                              \
+        type x = {0}, s[12] = {{0}};                                                               \
+        for (int r = 0; r < FMA_ROUNDS; r++)                                                       \
+            for (int i = 0; i < 12; i++)                                                           \
+                __asm__ volatile("vfmadd231ps %1, %1, %0" : "+" constraint(s[i]) : constraint(x)); \
+        return FMA_ROUNDS * 12.0 * 2 * sizeof(type) / sizeof(float);                               \
+    }
+typedef float floats_8 __attribute__((vector_size(32)));
+typedef float floats_16 __attribute__((vector_size(64)));
+FMA_LOOP("avx2,fma", floats_8, "x")
+FMA_LOOP("avx512f", floats_16, "v")
+#endif
+
+static double fma_loop(enum kern_level level)
+{
+#if defined(__x86_64__)
+    if (level == KERN_AVX512)
+        return fma_loop_floats_16();
+    if (level == KERN_AVX2)
+        return fma_loop_floats_8();
+#endif
+    (void)level;
+    return 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* n_tokens through the first n panels, in cache: Gop/s of the best round; for types that multiply
+ * floats also percent of what a loop of multiply-adds did beside it, the median of rounds. */
+static void bench_tokens(const struct kern *kern, const struct kern_mat *m, uint32_t n,
+                         const void *acts, uint32_t n_tokens, float *out)
+{
+    enum { ROUNDS = 51 };
+    double best = 1e9, percent[ROUNDS], ops = 2.0 * n * m->k->panel_rows * m->cols * n_tokens;
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t t0 = cpu_ns();
+        double loop = m->k->outliers_add ? 0 : fma_loop(kern->level);
+        uint64_t t1 = cpu_ns();
+        kern_mat_mul(m, 0, n, acts, n_tokens, out, m->rows);
+        double s = 1e-9 * (double)(cpu_ns() - t1), speed = 1e-9 * (double)(t1 - t0) / s;
+        percent[round] = loop > 0 ? 100 * ops / loop * speed : 0;
+        best = fmin(best, s);
+    }
+    qsort(percent, ROUNDS, sizeof *percent, by_size);
+    printf("  %6.1f", 1e-9 * ops / best);
+    if (percent[ROUNDS / 2] > 0)
+        printf(" %3.0f%%", percent[ROUNDS / 2]);
+}
+
 static void bench(const struct kern *kern, const char *only)
 {
     enum { ROWS = 4096, COLS = 4096, TOKENS = 64, N = 7 };
@@ -429,15 +488,8 @@ static void bench(const struct kern *kern, const char *only)
         hot = (double)(few * m.k->panel_rows * row_bytes) / hot;
         printf("%-7s %8.2f %8.2f %9.2f", m.k->type->name, 1e-9 * (double)file_bytes / best,
                1e-9 * hot, 1e-9 * (double)file_bytes / pack_s);
-        for (int k = 0; k < N; k++) {
-            double s = 1e9;
-            for (int round = 0; round < 50; round++) {
-                t0 = cpu_ns();
-                kern_mat_mul(&m, 0, few, acts, n_tokens[k], out, ROWS);
-                s = fmin(s, 1e-9 * (double)(cpu_ns() - t0));
-            }
-            printf("  %6.1f", 2e-9 * few * m.k->panel_rows * COLS * n_tokens[k] / s);
-        }
+        for (int k = 0; k < N; k++)
+            bench_tokens(kern, &m, few, acts, n_tokens[k], out);
         printf("\n");
         fflush(stdout);
         free(file);
