@@ -3,7 +3,11 @@
 import json
 import math
 import os
+import pathlib
 import subprocess
+import time
+
+import pytest
 
 from quire_cluster import QUIRE, ROOT
 
@@ -59,8 +63,43 @@ def test_bench_prints_what_was_measured(tmp_path):
         assert r.get("tokens_per_s", 1) > 0 and r["seconds"] > 0
         assert r["read_gb_s"] > 0 and r["percent_of_limit"] > 0
         assert r["limit_read_gb_s"] > 0 and r["limit_int8_gop_s"] > 0
+        assert r["limit_f32_gop_s"] > 0
     r = run(tmp_path, "bench", "--model", STORY, "--tests", "nonsense")
     assert r.returncode == 2 and "nonsense" in r.stderr
+
+
+def cpus_of_threads(pid):
+    sets = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        line = next(x for x in (task / "status").read_text().splitlines()
+                    if x.startswith("Cpus_allowed_list:"))
+        sets.append(line.split(":")[1].strip())
+    return sets
+
+
+def test_bench_pins_its_threads_when_asked(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU: every thread has it")
+    for extra in ([], ["--pin-threads"]):
+        p = subprocess.Popen([str(QUIRE), "bench", "--model", STORY, "--tests", "tg128",
+                              "--threads", "2", "--rounds", "1000", *extra],
+                             stdout=subprocess.PIPE, text=True,
+                             env=dict(os.environ, QUIRE_HOME=str(tmp_path)))
+        try:
+            for _ in range(3):
+                assert "|" in p.stdout.readline()  # a row: it runs
+            pinned = False
+            for _ in range(200 if extra else 20):  # the caller is pinned while a step runs
+                sets = cpus_of_threads(p.pid)
+                pinned = pinned or (len(set(sets)) == 2 and all(s.isdigit() for s in sets))
+                if pinned:
+                    break
+                time.sleep(0.01)
+            assert pinned == bool(extra), sets
+        finally:
+            p.kill()
+            p.wait()
+            p.stdout.close()
 
 
 def test_bench_repeats_rounds_over_threads_and_kv_types(tmp_path):

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PER_THREAD  (128U << 20) /* beyond any cache that the thread could have for itself */
-#define INT8_ROUNDS 4000000U
-#define REPEATS     3
+#define PER_THREAD (128U << 20) /* beyond any cache that the thread could have for itself */
+#define ROUNDS     4000000U
+#define REPEATS    3
 
 struct work {
     const struct probe_loops *loops;
@@ -34,7 +34,14 @@ static void int8_ref(uint64_t rounds)
         sum = sum + (int32_t)(int8_t)i * (int8_t)(i >> 3);
 }
 
-const struct probe_loops probe_loops_ref = {read_ref, int8_ref, 2.0 / 16};
+static void f32_ref(uint64_t rounds)
+{
+    volatile float sum = 0;
+    for (uint64_t i = 0; i < rounds / 16; i++)
+        sum = sum + (float)(int8_t)i * 0.5f;
+}
+
+const struct probe_loops probe_loops_ref = {read_ref, int8_ref, 2.0 / 16, f32_ref, 2.0 / 16};
 
 static void touch(void *ctx, uint32_t tid)
 {
@@ -48,11 +55,18 @@ static void read_all(void *ctx, uint32_t tid)
     w->sink = w->loops->read(w->mem + (size_t)tid * PER_THREAD, PER_THREAD);
 }
 
-static void multiply(void *ctx, uint32_t tid)
+static void multiply_int8(void *ctx, uint32_t tid)
 {
     struct work *w = ctx;
     (void)tid;
-    w->loops->int8(INT8_ROUNDS);
+    w->loops->int8(ROUNDS);
+}
+
+static void multiply_f32(void *ctx, uint32_t tid)
+{
+    struct work *w = ctx;
+    (void)tid;
+    w->loops->f32(ROUNDS);
 }
 
 /* Seconds of the fastest of some runs. */
@@ -104,8 +118,9 @@ int probe_machine(struct probe *p, uint32_t n_threads, struct err *e)
     madvise(w.mem, bytes, MADV_HUGEPAGE);
     pool_run(pool, touch, &w);
     p->read_gb_s = (double)bytes / best_time(pool, read_all, &w) * 1e-9;
-    p->int8_gop_s =
-        (double)INT8_ROUNDS * w.loops->ops_per_round * n / best_time(pool, multiply, &w) * 1e-9;
+    const double rounds = (double)ROUNDS * n * 1e-9;
+    p->int8_gop_s = rounds * w.loops->int8_ops / best_time(pool, multiply_int8, &w);
+    p->f32_gop_s = rounds * w.loops->f32_ops / best_time(pool, multiply_f32, &w);
     munmap(w.mem, bytes);
     pool_close(pool);
     return 0;

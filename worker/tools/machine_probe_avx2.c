@@ -37,6 +37,18 @@ static void int8(uint64_t rounds)
     }
 }
 
-const struct probe_loops probe_loops_avx2 = {read_bytes, int8, 6 * 64};
+static void f32(uint64_t rounds)
+{
+    __m256 x = _mm256_setzero_ps();
+    __m256 s[12];
+    for (int i = 0; i < 12; i++)
+        s[i] = x;
+    for (uint64_t r = 0; r < rounds; r++) {
+        for (int i = 0; i < 12; i++)
+            __asm__ volatile("vfmadd231ps %1, %1, %0" : "+x"(s[i]) : "x"(x));
+    }
+}
+
+const struct probe_loops probe_loops_avx2 = {read_bytes, int8, 6 * 64, f32, 12 * 16};
 
 #endif

@@ -31,6 +31,18 @@ static void int8(uint64_t rounds)
     }
 }
 
-const struct probe_loops probe_loops_avx512 = {read_bytes, int8, 12 * 128};
+static void f32(uint64_t rounds)
+{
+    __m512 x = _mm512_setzero_ps();
+    __m512 s[12];
+    for (int i = 0; i < 12; i++)
+        s[i] = x;
+    for (uint64_t r = 0; r < rounds; r++) {
+        for (int i = 0; i < 12; i++)
+            __asm__ volatile("vfmadd231ps %1, %1, %0" : "+v"(s[i]) : "v"(x));
+    }
+}
+
+const struct probe_loops probe_loops_avx512 = {read_bytes, int8, 12 * 128, f32, 12 * 32};
 
 #endif

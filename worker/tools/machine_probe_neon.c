@@ -29,4 +29,15 @@ static void int8(uint64_t rounds)
     }
 }
 
-const struct probe_loops probe_loops_neon = {read_bytes, int8, 16 * 32};
+static void f32(uint64_t rounds)
+{
+    float32x4_t x = vdupq_n_f32(0), s[16];
+    for (int i = 0; i < 16; i++)
+        s[i] = x;
+    for (uint64_t r = 0; r < rounds; r++) {
+        for (int i = 0; i < 16; i++)
+            __asm__ volatile("fmla %0.4s, %1.4s, %1.4s" : "+w"(s[i]) : "w"(x));
+    }
+}
+
+const struct probe_loops probe_loops_neon = {read_bytes, int8, 16 * 32, f32, 16 * 8};

@@ -40,6 +40,7 @@ static int open_stage(struct runner *r, const struct runner_config *cfg, struct 
         .max_seqs = cfg->n_seqs,
         .n_threads = cfg->n_threads,
         .pack = cfg->pack,
+        .pin_threads = cfg->pin_threads,
     };
     return backend_cpu()->open(&r->stage, &sc, e);
 }

@@ -16,6 +16,7 @@ struct runner_config {
     uint32_t n_positions; /* of each place; 0: the trained context, 4096 at least */
     enum kv_type kv;
     enum pack_mode pack;
+    bool pin_threads; /* each on a core of its own */
 };
 
 struct runner {

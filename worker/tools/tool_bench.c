@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 #include "base/opts.h"
+#include "worker/model/program.h"
 #include "worker/tools/jsonl.h"
 #include "worker/tools/machine_probe.h"
 #include "worker/tools/runner.h"
@@ -48,11 +49,13 @@ struct cmd {
     struct probe limit;
     struct setup setups[MAX_SETUPS];
     uint32_t n_setups, rounds;
-    const struct setup *open;   /* what run is open with; NULL: not open */
-    uint64_t weight_bytes;      /* read once per step */
-    uint64_t kv_bytes;          /* of a position */
-    double layer_ops, head_ops; /* of a token */
-    double *speeds;             /* [n_setups][n_tests][rounds]: tokens/s or seconds */
+    const struct setup *open; /* what run is open with; NULL: not open */
+    uint64_t weight_bytes;    /* read once per step */
+    uint64_t kv_bytes;        /* of a position */
+    struct ops {
+        double int8, f32;
+    } layer_ops, head_ops; /* of a token */
+    double *speeds;        /* [n_setups][n_tests][rounds]: tokens/s or seconds */
     float *logits;
     uint32_t *tokens;
     struct test tests[MAX_TESTS];
@@ -261,12 +264,14 @@ static int run_test(struct cmd *c, const struct test *t, struct result *out, str
         return rc;
     out->seconds = (double)(clock_mono_ns() - t0) * 1e-9;
     double bytes = (double)c->weight_bytes * w.steps + (double)c->kv_bytes * w.positions;
-    double ops = c->layer_ops * w.tokens + c->head_ops * w.outputs;
     out->tokens_per_s = w.tokens / out->seconds;
     out->read_gb_s = bytes / out->seconds * 1e-9;
     /* The tighter of the two limits: reading weights and keys once, multiplying. */
     double by_read = out->read_gb_s / c->limit.read_gb_s;
-    double by_ops = ops / out->seconds * 1e-9 / c->limit.int8_gop_s;
+    double by_ops =
+        ((c->layer_ops.int8 * w.tokens + c->head_ops.int8 * w.outputs) / c->limit.int8_gop_s +
+         (c->layer_ops.f32 * w.tokens + c->head_ops.f32 * w.outputs) / c->limit.f32_gop_s) /
+        out->seconds * 1e-9;
     out->percent = 100 * NUM_MAX(by_read, by_ops);
     return 0;
 }
@@ -288,6 +293,7 @@ static void report_json(struct cmd *c, const struct test *t, uint32_t round, con
     jw_knum(&c->out, "percent_of_limit", r->percent);
     jw_knum(&c->out, "limit_read_gb_s", c->limit.read_gb_s);
     jw_knum(&c->out, "limit_int8_gop_s", c->limit.int8_gop_s);
+    jw_knum(&c->out, "limit_f32_gop_s", c->limit.f32_gop_s);
     jw_end_obj(&c->out);
     printf("%s\n", buf_cstr(&c->out));
 }
@@ -303,9 +309,9 @@ static void report(struct cmd *c, const struct test *t, uint32_t round, const st
         } else {
             snprintf(speed, sizeof(speed), "%.2f", r->tokens_per_s);
         }
-        printf("| %-12s | %7u | %-4s | %5u | %10s | %9.2f | %10.1f | %10.0f | %7.1f |\n", t->name,
-               c->limit.n_threads, c->open->kv_name, round, speed, r->read_gb_s, c->limit.read_gb_s,
-               c->limit.int8_gop_s, r->percent);
+        printf("| %-12s | %7u | %-4s | %5u | %10s | %9.2f | %10.1f | %10.0f | %9.0f | %7.1f |\n",
+               t->name, c->limit.n_threads, c->open->kv_name, round, speed, r->read_gb_s,
+               c->limit.read_gb_s, c->limit.int8_gop_s, c->limit.f32_gop_s, r->percent);
     }
     fflush(stdout);
 }
@@ -382,14 +388,37 @@ static int run_all(struct cmd *c, struct err *e)
     int rc = 0;
     if (!c->jsonl)
         printf("| test         | threads | KV   | round |   tokens/s | read GB/s | limit GB/s |"
-               " int8 Gop/s | %% limit |\n"
+               " int8 Gop/s | f32 Gop/s | %% limit |\n"
                "|--------------|---------|------|-------|------------|-----------|------------|"
-               "------------|---------|\n");
+               "------------|-----------|---------|\n");
     for (uint32_t round = 1; rc == 0 && round <= c->rounds; round++)
         rc = run_round(c, round, e);
     if (rc == 0 && !c->jsonl && c->rounds > 1)
         report_medians(c);
     return rc;
+}
+
+/* Multiplications and additions of a token, by what the matrices' activations become. */
+static int count_ops(struct cmd *c, const struct model *m, struct err *e)
+{
+    struct program *p;
+    int rc = program_compile(&p, m, 0, model_hparams(m)->n_layers, true, true, e);
+    if (rc)
+        return rc;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        const struct prog_op *op = &p->ops[i];
+        struct ops *to = op->kind == PROG_HEAD ? &c->head_ops : &c->layer_ops;
+        for (uint32_t k = 0; k < PROG_MATS && op->kind != PROG_EMBED; k++) {
+            const struct gguf_tensor *w = op->mat[k].w;
+            double ops = w ? 2.0 * (double)w->dims[0] * (double)w->dims[1] : 0;
+            if (w && w->type->block_len == 1)
+                to->f32 += ops;
+            else
+                to->int8 += ops;
+        }
+    }
+    program_free(p);
+    return 0;
 }
 
 static int open_all(struct cmd *c, struct err *e)
@@ -404,14 +433,11 @@ static int open_all(struct cmd *c, struct err *e)
     if (rc)
         return rc;
     const struct model_hparams *h = model_hparams(m);
-    uint64_t per_layer = (uint64_t)h->width * (h->n_heads + h->n_kv_heads) * h->head_dim_k +
-                         (uint64_t)h->width * h->n_kv_heads * h->head_dim_v +
-                         (uint64_t)h->n_heads * h->head_dim_v * h->width +
-                         3ULL * h->width * h->n_ff;
     uint32_t n = NUM_MAX(c->cfg.n_positions, 512U) + MAX_STREAMS, n_vocab = h->n_vocab;
-    c->layer_ops = 2.0 * (double)per_layer * h->n_layers;
-    c->head_ops = 2.0 * (double)h->width * n_vocab;
+    rc = count_ops(c, m, e);
     model_close(m);
+    if (rc)
+        return rc;
     c->logits = malloc((size_t)c->cfg.n_seqs * n_vocab * sizeof(*c->logits));
     c->tokens = malloc(n * sizeof(*c->tokens));
     c->speeds = calloc((size_t)c->n_setups * c->n_tests * c->rounds, sizeof(*c->speeds));
@@ -438,6 +464,8 @@ int tool_bench(int argc, char **argv)
         {"rounds", NULL, OPT_INT, &rounds, "N", "times to run all tests (default 3)", 1, 1000},
         {"kv", NULL, OPT_STR, &kv, "TYPE,...", "KV cache: f16 (default), q8_0 or f32", 0, 0},
         {"pack-cache", NULL, OPT_STR, &pack, "MODE", PACK_MODE_HELP, 0, 0},
+        {"pin-threads", NULL, OPT_FLAG, &c.cfg.pin_threads, NULL,
+         "each thread stays on one core; for machines where nothing else runs", 0, 0},
     };
     const struct opts_cmd spec = {
         .name = "quire bench",
