@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/fs.h"
 
+#include "base/num.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -103,14 +105,19 @@ int fs_read_fd(struct buf *b, int fd, const char *what, struct err *e)
 {
     char chunk[16384];
     for (;;) {
-        ssize_t n = read(fd, chunk, sizeof chunk);
+        /* Straight into the buffer while it has room; else the chunk learns whether more comes. */
+        size_t room = b->data && !b->failed ? NUM_MIN(b->cap - 1, b->max) - b->len : 0;
+        ssize_t n = read(fd, room ? b->data + b->len : chunk, room ? room : sizeof chunk);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return err_sys(e, "cannot read %s", what);
         if (n == 0)
             return 0;
-        if (buf_put(b, chunk, (size_t)n) != 0)
+        if (room) {
+            b->len += (size_t)n;
+            b->data[b->len] = '\0';
+        } else if (buf_put(b, chunk, (size_t)n) != 0)
             return err_set(e, Q_EINVAL, "%s is larger than %zu bytes", what, b->max);
     }
 }
@@ -120,6 +127,10 @@ int fs_read(struct buf *b, const char *path, struct err *e)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return err_sys(e, "cannot open %s", path);
+    struct stat st;
+    size_t left = b->max - b->len;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
+        (void)buf_reserve(b, NUM_MIN((size_t)st.st_size, left)); /* else it grows while reading */
     int rc = fs_read_fd(b, fd, path, e);
     close(fd);
     return rc;

@@ -83,6 +83,20 @@ static uint64_t mix(uint64_t h)
     return h ^ (h >> 31);
 }
 
+/* The last n < 8 bytes as a number; without a copy of a length the compiler does not know. */
+static uint64_t tail(const unsigned char *p, size_t n)
+{
+    if (n >= 4) {
+        uint32_t a, b;
+        memcpy(&a, p, 4);
+        memcpy(&b, p + n - 4, 4);
+        return a | (uint64_t)b << (8 * (n - 4)); /* where they overlap they agree */
+    }
+    if (n == 0)
+        return 0;
+    return p[0] | (uint64_t)p[n / 2] << (8 * (n / 2)) | (uint64_t)p[n - 1] << (8 * (n - 1));
+}
+
 uint64_t hash_u64(const void *data, size_t n, uint64_t seed)
 {
     const unsigned char *p = data;
@@ -94,10 +108,7 @@ uint64_t hash_u64(const void *data, size_t n, uint64_t seed)
         p += 8;
         n -= 8;
     }
-    uint64_t v = 0;
-    if (n > 0)
-        memcpy(&v, p, n);
-    return mix(h ^ v ^ ((uint64_t)n << 56));
+    return mix(h ^ tail(p, n) ^ ((uint64_t)n << 56));
 }
 
 void hash_random_id(char hex[33])

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/utf8.h"
 
+#include <string.h>
+
 size_t utf8_decode(const char *str, size_t n, uint32_t *cp)
 {
     const unsigned char *s = (const unsigned char *)str;
@@ -63,6 +65,22 @@ size_t utf8_encode(char *out, uint32_t cp)
 bool utf8_valid(const char *s, size_t n, size_t *bad_at)
 {
     for (size_t i = 0; i < n;) {
+        /* Mostly ASCII: eight bytes at once, or up to the first that is none. */
+        uint64_t high;
+        if (n - i >= sizeof high) {
+            memcpy(&high, s + i, sizeof high);
+            high &= 0x8080808080808080u;
+            if (high == 0) {
+                i += sizeof high;
+                continue;
+            }
+            i += (size_t)__builtin_ctzll(high) / 8; /* little-endian, as all we build for */
+        }
+        while (n - i >= 2 && (s[i] & 0xE0) == 0xC0 && (unsigned char)s[i] >= 0xC2 &&
+               (s[i + 1] & 0xC0) == 0x80)
+            i += 2;
+        if (i == n)
+            break;
         uint32_t cp;
         size_t used = utf8_decode(s + i, n - i, &cp);
         if (used == 0) {

@@ -85,6 +85,32 @@ static void test_utf8_is_strict(void **state)
     size_t at = 0;
     assert_false(utf8_valid("ab\xFF", 3, &at));
     assert_int_equal(at, 2);
+    /* Wherever in a longer text, on whatever side of what is read at once. */
+    for (size_t pos = 0; pos <= 20; pos++) {
+        for (size_t i = 0; i < NUM_COUNT(bad) + NUM_COUNT(good); i++) {
+            bool is_good = i >= NUM_COUNT(bad);
+            const char *part = is_good ? good[i - NUM_COUNT(bad)].s : bad[i];
+            char text[32] = "abcdefghijklmnopqrstuvwx";
+            memcpy(text + pos, part, strlen(part));
+            assert_int_equal(utf8_valid(text, 24, &at), is_good);
+            assert_int_equal(utf8_valid(text, pos + strlen(part), &at), is_good);
+            assert_int_equal(is_good ? pos : at, pos);
+        }
+    }
+}
+
+/* Names of files and seeds are made of it: the values stay. */
+static void test_hash_values(void **state)
+{
+    (void)state;
+    static const uint64_t want[] = {0x0000000000000000, 0xa159fbb8d0344088, 0x8ebca725607b48ee,
+                                    0x420ff07493f270ba, 0xe0ce24c8b1769ee1, 0x972cbc25e9967bef,
+                                    0x3f1f57f247bfdade, 0xf7e936a8ae914f2a, 0xeeee689689173d4a,
+                                    0x011bb3371c4dead0, 0x591631539f78756a, 0x7a8ccee99ad5c40b,
+                                    0xbd6850b00c6cf4b7, 0x6cde4648d540073e, 0xc2d4b83516684415,
+                                    0x70bd8c8bb674349a, 0x2bc5ae1a46606ff9, 0x0359d6e034a0ddc5};
+    for (size_t n = 0; n < NUM_COUNT(want); n++)
+        assert_int_equal(hash_u64("the quick brown fox", n, n), want[n]);
 }
 
 static void test_utf8_prefix_never_cuts_a_character(void **state)
@@ -260,7 +286,13 @@ static void test_files(void **state)
     assert_int_equal(fs_read(&b, file, &e), 0);
     assert_string_equal(b.data, "again");
     buf_fini(&b);
-    buf_init(&b, 3);
+    buf_init(&b, 10);
+    assert_int_equal(fs_read(&b, file, &e), 0);
+    assert_int_equal(fs_read(&b, file, &e), 0); /* appends, up to the limit */
+    assert_string_equal(b.data, "againagain");
+    assert_int_equal(fs_read(&b, file, &e), Q_EINVAL);
+    buf_fini(&b);
+    buf_init(&b, 4);
     assert_int_equal(fs_read(&b, file, &e), Q_EINVAL);
     buf_fini(&b);
     assert_int_equal(fs_read(&b, "/nowhere/x", &e), Q_ENOTFOUND);
@@ -344,6 +376,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_buf_grows_to_its_ceiling),
         cmocka_unit_test(test_utf8_is_strict),
+        cmocka_unit_test(test_hash_values),
         cmocka_unit_test(test_utf8_prefix_never_cuts_a_character),
         cmocka_unit_test(test_json_reads_strictly),
         cmocka_unit_test(test_json_writer),
