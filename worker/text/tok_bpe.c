@@ -18,13 +18,20 @@ static bool to_bytes(const char *s, size_t n, struct buf *out)
         return false; /* no character stands for more bytes than it has */
     char *to = out->data + out->len;
     for (size_t i = 0; i < n;) {
-        uint32_t cp = (unsigned char)s[i];
-        size_t len = cp < 0x80 ? 1 : utf8_decode(s + i, n - i, &cp);
-        int byte = len ? byte_of_char(cp) : -1;
+        uint32_t cp = (unsigned char)s[i++];
+        if (cp > ' ' && cp < 0x7F) { /* most are themselves */
+            *to++ = (char)cp;
+            continue;
+        }
+        if (cp >= 0x80) { /* all of the alphabet that is not ASCII has two bytes */
+            if (cp < 0xC2 || cp > 0xDF || i == n || ((unsigned char)s[i] & 0xC0) != 0x80)
+                return false;
+            cp = (cp & 0x1F) << 6 | ((unsigned char)s[i++] & 0x3F);
+        }
+        int byte = byte_of_char(cp);
         if (byte < 0)
             return false;
         *to++ = (char)byte;
-        i += len;
     }
     *to = '\0';
     out->len = (size_t)(to - out->data);
@@ -67,74 +74,109 @@ static int intern(struct tokenizer *t, const char *p, size_t n, uint64_t h, uint
     return rc ? rc : tok_map_put(&t->map, &t->bytes, *id, e);
 }
 
-/* Merges mostly give the tokens in the order of their ids: try the id after the last one (or
- * the last one again) before the table, whose random access is what loading costs. */
-static uint32_t expected(const struct tokenizer *t, uint32_t last, const char *p, size_t n)
-{
-    for (uint32_t id = last; id < t->n_vocab && id - last < 2; id++) {
-        size_t len;
-        const char *s = tok_str(&t->bytes, id, &len);
-        if (t->type[id] == TOK_NORMAL && len == n && memcmp(s, p, n) == 0)
-            return id;
-    }
-    return TOKEN_NONE;
-}
-
 /* A line of the merges on its way into the table. Lines go through in batches, each step for
  * all of them, so that their cache misses overlap. */
 struct line {
-    size_t at, n_left, n; /* bytes in the batch's buffer; n 0: can never apply */
+    bool is_token;        /* the bytes are those of token merge.merged, else they stand in tmp */
+    size_t at, n_left, n; /* in tmp; n 0: can never apply */
     uint64_t h_left, h_right;
     struct tok_merge merge;
 };
 
-static int read_line(struct tokenizer *t, struct gguf_str left, struct gguf_str right,
-                     uint32_t rank, struct line *l, struct buf *tmp, struct err *e)
+struct merging {
+    struct tokenizer *t;
+    const uint8_t *in_map; /* tokens that merges may give */
+    struct buf tmp;
+    uint32_t last; /* the token that the line before gave */
+    struct err *e;
+};
+
+static bool starts_inside(struct gguf_str s)
 {
-    *l = (struct line){.at = tmp->len, .merge.rank = rank};
-    bool whole = to_bytes(left.p, left.n, tmp);
-    l->n_left = tmp->len - l->at;
-    whole = whole && to_bytes(right.p, right.n, tmp);
-    if (tmp->failed)
-        return err_set(e, Q_ENOMEM, "no memory for the merges");
-    if (!whole)
-        return 0; /* names characters that no input gives */
-    l->n = tmp->len - l->at;
-    const char *p = tmp->data + l->at;
-    l->h_left = tok_map_hint(&t->map, p, l->n_left);
-    l->h_right = tok_map_hint(&t->map, p + l->n_left, l->n - l->n_left);
+    return ((unsigned char)s.p[0] & 0xC0) == 0x80;
+}
+
+/* Merges mostly give the tokens in the order of their ids: the text of the id after the last one
+ * (or of the last one again) is tried before anything is converted or looked up. */
+static bool is_expected(struct merging *m, struct gguf_str left, struct gguf_str right,
+                        struct line *l)
+{
+    const struct tokenizer *t = m->t;
+    for (uint32_t id = m->last; id < t->n_vocab && id - m->last < 2; id++) {
+        size_t len;
+        const char *s = tok_str(&t->text, id, &len);
+        if (len != left.n + right.n || !m->in_map[id] || t->type[id] != TOK_NORMAL ||
+            !tok_same(s, left.p, left.n) || !tok_same(s + left.n, right.p, right.n) ||
+            starts_inside(right))
+            continue;
+        tok_str(&t->bytes, id, &l->n);
+        l->n_left = left.n; /* a byte is one character, of one or two bytes */
+        for (size_t i = 0; i < left.n; i++)
+            l->n_left -= ((unsigned char)left.p[i] & 0xC0) == 0x80;
+        l->is_token = true;
+        l->merge.merged = m->last = id;
+        return true;
+    }
+    return false;
+}
+
+/* Valid while t->bytes does not grow. */
+static const char *line_bytes(const struct merging *m, const struct line *l)
+{
+    size_t n;
+    return l->is_token ? tok_str(&m->t->bytes, l->merge.merged, &n) : m->tmp.data + l->at;
+}
+
+static int read_line(struct merging *m, struct gguf_str left, struct gguf_str right, uint32_t rank,
+                     struct line *l)
+{
+    *l = (struct line){.at = m->tmp.len, .merge.rank = rank};
+    if (!is_expected(m, left, right, l)) {
+        bool whole = to_bytes(left.p, left.n, &m->tmp);
+        l->n_left = m->tmp.len - l->at;
+        whole = whole && to_bytes(right.p, right.n, &m->tmp);
+        if (m->tmp.failed)
+            return err_set(m->e, Q_ENOMEM, "no memory for the merges");
+        if (!whole)
+            return 0; /* names characters that no input gives */
+        l->n = m->tmp.len - l->at;
+    }
+    const char *p = line_bytes(m, l);
+    l->h_left = tok_map_hint(&m->t->map, p, l->n_left);
+    l->h_right = tok_map_hint(&m->t->map, p + l->n_left, l->n - l->n_left);
     return 0;
 }
 
-static int resolve(struct tokenizer *t, struct line *l, uint32_t *last, const char *p,
-                   struct err *e)
+static int resolve(struct merging *m, struct line *l)
 {
-    struct tok_merge *m = &l->merge;
-    int rc = intern(t, p, l->n_left, l->h_left, &m->left, e);
+    struct tokenizer *t = m->t;
+    struct tok_merge *to = &l->merge;
+    if (buf_reserve(&t->bytes.blob, l->n + 4)) /* room for both sides: p stays where it is */
+        return err_set(m->e, Q_ENOMEM, "no memory for the merges");
+    const char *p = line_bytes(m, l);
+    int rc = intern(t, p, l->n_left, l->h_left, &to->left, m->e);
     if (rc == 0)
-        rc = intern(t, p + l->n_left, l->n - l->n_left, l->h_right, &m->right, e);
-    m->merged = expected(t, *last, p, l->n);
-    if (rc == 0 && m->merged == TOKEN_NONE)
-        rc = intern(t, p, l->n, hash_u64(p, l->n, 0), &m->merged, e);
+        rc = intern(t, p + l->n_left, l->n - l->n_left, l->h_right, &to->right, m->e);
+    if (rc == 0 && !l->is_token) {
+        rc = intern(t, p, l->n, hash_u64(p, l->n, 0), &to->merged, m->e);
+        m->last = to->merged;
+    }
     if (rc)
         return rc;
-    *last = m->merged;
-    __builtin_prefetch(&t->merges[tok_merge_home(m->left, m->right) & t->merge_mask], 1);
+    __builtin_prefetch(&t->merges[tok_merge_home(to->left, to->right) & t->merge_mask], 1);
     return 0;
 }
 
-static int put_lines(struct tokenizer *t, struct line *l, uint32_t n, uint32_t *last,
-                     const struct buf *tmp, struct err *e)
+static int put_lines(struct merging *m, struct line *l, uint32_t n)
 {
     int rc = 0;
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         if (l[i].n)
-            rc = resolve(t, &l[i], last, tmp->data + l[i].at, e);
+            rc = resolve(m, &l[i]);
     }
     for (uint32_t i = 0; i < n && rc == 0; i++) {
-        if (l[i].n == 0)
-            continue;
-        tok_merge_put(t, &l[i].merge);
+        if (l[i].n)
+            tok_merge_put(m->t, &l[i].merge);
     }
     return rc;
 }
@@ -172,23 +214,23 @@ int tok_gguf_merges_init(struct tok_gguf_merges *m, const struct gguf *g, struct
     return 0;
 }
 
-static int load_merges(struct tokenizer *t, struct tok_merges *m, struct buf *tmp, struct err *e)
+static int load_merges(struct merging *m, struct tok_merges *from)
 {
-    uint32_t rank = 0, last = 0;
-    int rc = tok_merge_table(t, m->n, e), more = 1;
+    uint32_t rank = 0;
+    int rc = tok_merge_table(m->t, from->n, m->e), more = 1;
     while (rc == 0 && more == 1) {
         struct line lines[TOK_BATCH];
         struct gguf_str left, right;
         uint32_t count = 0;
-        buf_clear(tmp);
-        while (rc == 0 && count < TOK_BATCH && rank < m->n &&
-               (more = m->next(m, &left, &right, e)) == 1) {
-            rc = read_line(t, left, right, rank++, &lines[count++], tmp, e);
+        buf_clear(&m->tmp);
+        while (rc == 0 && count < TOK_BATCH && rank < from->n &&
+               (more = from->next(from, &left, &right, m->e)) == 1) {
+            rc = read_line(m, left, right, rank++, &lines[count++]);
         }
         if (rc == 0 && (more < 0 || count == 0))
             return more < 0 ? more : 0;
         if (rc == 0)
-            rc = put_lines(t, lines, count, &last, tmp, e);
+            rc = put_lines(m, lines, count);
     }
     return rc;
 }
@@ -207,20 +249,20 @@ static int load_tokens(struct tokenizer *t, uint8_t *in_map, struct buf *tmp, st
     return rc;
 }
 
-int tok_bpe_load(struct tokenizer *t, struct tok_merges *m, struct err *e)
+int tok_bpe_load(struct tokenizer *t, struct tok_merges *from, struct err *e)
 {
-    struct buf tmp;
     int rc = tok_map_init(&t->map, t->n_vocab, e);
     if (rc)
         return rc;
     uint8_t *in_map = calloc(t->n_vocab, 1);
-    buf_init(&tmp, TOK_MAX_BYTES);
-    rc = in_map ? load_tokens(t, in_map, &tmp, e)
+    struct merging m = {.t = t, .in_map = in_map, .e = e};
+    buf_init(&m.tmp, TOK_MAX_BYTES);
+    rc = in_map ? load_tokens(t, in_map, &m.tmp, e)
                 : err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     if (rc == 0)
-        rc = load_merges(t, m, &tmp, e);
+        rc = load_merges(&m, from);
     t->n_all = t->bytes.n;
-    buf_fini(&tmp);
+    buf_fini(&m.tmp);
     free(in_map);
     return rc;
 }

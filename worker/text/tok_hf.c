@@ -18,13 +18,15 @@ struct slice {
 
 struct file {
     struct slice added, norm, pre, post, decoder;
-    struct slice vocab, merges; /* of the model */
-    struct jv *opts;            /* its other members */
+    struct jv *opts; /* the model but for its vocabulary and merges */
     struct jv *added_v, *norm_v, *pre_v, *post_v, *decoder_v;
     struct tok_strings texts; /* entries of the vocabulary in the file's order */
     uint32_t *ids;
-    double *scores;
+    double *scores; /* with scored */
     uint32_t n, cap;
+    bool has_vocab, scored, has_merges;
+    bool byte[256];           /* which have an entry of one character */
+    struct tok_strings pairs; /* left and right of each merge */
     struct err *e;
 };
 
@@ -71,90 +73,40 @@ static int parse_parts(struct file *f)
     return rc ? rc : parse_slice(&f->decoder, "decoder", &f->decoder_v, f->e);
 }
 
-/* The model: where vocabulary and merges stand, and a tree of what else it says. */
-static int find_model(struct file *f, struct tj *j)
+/* ---- the vocabulary and the merges: most of the file, read once as they come ---- */
+
+/* Memory doubles. */
+static int grow_entries(struct file *f)
 {
-    struct gguf_str key;
-    int state = 0, rc;
-    jv_free(f->opts);
-    f->opts = jv_new_object();
-    if (!f->opts)
+    uint32_t cap = f->cap ? f->cap * 2 : 4096;
+    uint32_t *ids = realloc(f->ids, cap * sizeof(*ids));
+    if (ids)
+        f->ids = ids;
+    double *scores = f->scored ? realloc(f->scores, cap * sizeof(*scores)) : NULL;
+    if (scores)
+        f->scores = scores;
+    if (!ids || (f->scored && !scores))
         return no_memory(f->e);
-    while ((rc = tj_member(j, &state, &key)) == 1) {
-        struct slice s;
-        struct jv *v = NULL;
-        char name[40];
-        if (is(key, "vocab") || is(key, "merges")) {
-            rc = take_slice(j, is(key, "vocab") ? &f->vocab : &f->merges);
-        } else {
-            snprintf(name, sizeof(name), "%.*s", (int)NUM_MIN(key.n, 39U), key.p);
-            rc = take_slice(j, &s);
-            if (rc == 0 && s.n > 4096)
-                rc = err_set(f->e, Q_EINVAL, "model.%s is too long", name);
-            /* Scalars stand inside an array for the parser. */
-            struct buf b;
-            buf_init(&b, 8192);
-            buf_printf(&b, "[%.*s]", rc ? 0 : (int)s.n, rc ? "" : s.p);
-            if (rc == 0)
-                rc = jv_parse_nul(&v, buf_cstr(&b), b.len, 8, f->e);
-            buf_fini(&b);
-            if (rc == 0 && jv_len(v) == 1 && jv_set(f->opts, name, jv_ref(jv_at(v, 0))) != 0)
-                rc = no_memory(f->e);
-            jv_free(v);
-        }
-        if (rc)
-            break;
-    }
-    return rc;
+    f->cap = cap;
+    return 0;
 }
-
-static int find_parts(struct file *f, const char *text, size_t n)
-{
-    struct tj j;
-    struct gguf_str key;
-    int state = 0, rc;
-    tj_init(&j, text, n, f->e);
-    while ((rc = tj_member(&j, &state, &key)) == 1) {
-        if (is(key, "model")) { /* most of the file: walked once */
-            if ((rc = find_model(f, &j)) != 0)
-                break;
-            continue;
-        }
-        struct slice other, *to = is(key, "added_tokens")     ? &f->added
-                                  : is(key, "normalizer")     ? &f->norm
-                                  : is(key, "pre_tokenizer")  ? &f->pre
-                                  : is(key, "post_processor") ? &f->post
-                                  : is(key, "decoder")        ? &f->decoder
-                                                              : &other;
-        if ((rc = take_slice(&j, to)) != 0)
-            break;
-    }
-    if (rc == 0 && tj_peek(&j) != '\0')
-        rc = err_set(f->e, Q_EINVAL, "byte %zu: more follows the object", (size_t)(j.p - j.start));
-    tj_fini(&j);
-    return rc;
-}
-
-/* ---- the vocabulary ---- */
 
 static int add_entry(struct file *f, struct gguf_str s, double id, double score)
 {
-    if (f->n == f->cap) {
-        uint32_t cap = f->cap ? f->cap * 2 : 4096;
-        uint32_t *ids = realloc(f->ids, cap * sizeof(*ids));
-        if (ids)
-            f->ids = ids;
-        double *scores = realloc(f->scores, cap * sizeof(*scores));
-        if (scores)
-            f->scores = scores;
-        if (!ids || !scores)
-            return no_memory(f->e);
-        f->cap = cap;
-    }
     if (!(id >= 0 && id < TOK_MAX_TOKENS) || id != (double)(uint32_t)id)
         return err_set(f->e, Q_EINVAL, "a token has the id %g", id);
-    f->ids[f->n] = (uint32_t)id;
-    f->scores[f->n++] = score;
+    int rc = f->n == f->cap ? grow_entries(f) : 0;
+    if (rc)
+        return rc;
+    if (s.n == 1 || s.n == 2) {
+        uint32_t cp;
+        int byte = utf8_decode(s.p, s.n, &cp) == s.n ? byte_of_char(cp) : -1;
+        if (byte >= 0)
+            f->byte[byte] = true;
+    }
+    if (f->scored)
+        f->scores[f->n] = score;
+    f->ids[f->n++] = (uint32_t)id;
     return tok_strings_add(&f->texts, s.p, s.n, f->e);
 }
 
@@ -196,16 +148,136 @@ static int read_scored(struct file *f, struct tj *j)
     return rc;
 }
 
-static int read_vocab(struct file *f, bool scored)
+static int read_vocab(struct file *f, struct tj *j)
+{
+    bool scored = tj_peek(j) == '[';
+    if (f->has_vocab)
+        return err_set(f->e, Q_EINVAL, "the model has two vocabularies");
+    f->has_vocab = true;
+    f->scored = scored;
+    return scored ? read_scored(f, j) : read_map(f, j);
+}
+
+static int add_side(struct file *f, const char *p, size_t n)
+{
+    if (f->pairs.n >= 2 * TOK_MAX_TOKENS)
+        return err_set(f->e, Q_EINVAL, "more than %u merges", TOK_MAX_TOKENS);
+    return tok_strings_add(&f->pairs, p, n, f->e);
+}
+
+/* "left right" */
+static int read_spaced(struct file *f, struct tj *j)
+{
+    struct gguf_str s;
+    int rc = tj_string(j, &s);
+    if (rc)
+        return rc;
+    const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+    if (!space || space + 1 == s.p + s.n)
+        return err_set(f->e, Q_EINVAL, "a merge is no pair");
+    size_t n_left = (size_t)(space - s.p);
+    rc = add_side(f, s.p, n_left);
+    return rc ? rc : add_side(f, space + 1, s.n - n_left - 1);
+}
+
+/* ["left", "right"] */
+static int read_pair(struct file *f, struct tj *j)
+{
+    struct gguf_str s;
+    int in = 0;
+    for (int side = 0; side < 2; side++) {
+        if (tj_element(j, &in) != 1 || tj_string(j, &s) != 0)
+            return err_set(f->e, Q_EINVAL, "a merge is no pair");
+        int rc = add_side(f, s.p, s.n);
+        if (rc)
+            return rc;
+    }
+    return tj_element(j, &in) == 0 ? 0 : err_set(f->e, Q_EINVAL, "a merge is no pair");
+}
+
+static int read_merges(struct file *f, struct tj *j)
+{
+    int state = 0, rc;
+    if (f->has_merges)
+        return err_set(f->e, Q_EINVAL, "the model has two lists of merges");
+    f->has_merges = true;
+    while ((rc = tj_element(j, &state)) == 1) {
+        rc = tj_peek(j) == '"' ? read_spaced(f, j) : read_pair(f, j);
+        if (rc)
+            break;
+    }
+    return rc;
+}
+
+/* ---- the file ---- */
+
+/* The model: its vocabulary and merges, and a tree of what else it says. */
+static int read_model(struct file *f, struct tj *j)
+{
+    struct gguf_str key;
+    int state = 0, rc;
+    jv_free(f->opts);
+    f->opts = jv_new_object();
+    if (!f->opts)
+        return no_memory(f->e);
+    while ((rc = tj_member(j, &state, &key)) == 1) {
+        struct slice s;
+        struct jv *v = NULL;
+        char name[40];
+        if (is(key, "vocab")) {
+            rc = read_vocab(f, j);
+        } else if (is(key, "merges")) {
+            rc = read_merges(f, j);
+        } else {
+            snprintf(name, sizeof(name), "%.*s", (int)NUM_MIN(key.n, 39U), key.p);
+            rc = take_slice(j, &s);
+            if (rc == 0 && s.n > 4096)
+                rc = err_set(f->e, Q_EINVAL, "model.%s is too long", name);
+            /* Scalars stand inside an array for the parser. */
+            struct buf b;
+            buf_init(&b, 8192);
+            buf_printf(&b, "[%.*s]", rc ? 0 : (int)s.n, rc ? "" : s.p);
+            if (rc == 0)
+                rc = jv_parse_nul(&v, buf_cstr(&b), b.len, 8, f->e);
+            buf_fini(&b);
+            if (rc == 0 && jv_len(v) == 1 && jv_set(f->opts, name, jv_ref(jv_at(v, 0))) != 0)
+                rc = no_memory(f->e);
+            jv_free(v);
+        }
+        if (rc)
+            break;
+    }
+    return rc;
+}
+
+static int find_parts(struct file *f, const char *text, size_t n)
 {
     struct tj j;
-    if (!f->vocab.p)
-        return err_set(f->e, Q_EINVAL, "the model has no vocabulary");
-    tj_init(&j, f->vocab.p, f->vocab.n, f->e);
-    int rc = scored ? read_scored(f, &j) : read_map(f, &j);
+    struct gguf_str key;
+    int state = 0, rc;
+    tj_init(&j, text, n, f->e);
+    while ((rc = tj_member(&j, &state, &key)) == 1) {
+        if (is(key, "model")) { /* most of the file: walked once */
+            if ((rc = read_model(f, &j)) != 0)
+                break;
+            continue;
+        }
+        struct slice other, *to = is(key, "added_tokens")     ? &f->added
+                                  : is(key, "normalizer")     ? &f->norm
+                                  : is(key, "pre_tokenizer")  ? &f->pre
+                                  : is(key, "post_processor") ? &f->post
+                                  : is(key, "decoder")        ? &f->decoder
+                                                              : &other;
+        if ((rc = take_slice(&j, to)) != 0)
+            break;
+    }
+    if (rc == 0 && tj_peek(&j) != '\0')
+        rc = err_set(f->e, Q_EINVAL, "byte %zu: more follows the object", (size_t)(j.p - j.start));
     tj_fini(&j);
     return rc;
 }
+
+/* ---- ids ---- */
 
 static int added_id(const struct jv *v, uint32_t *id, struct err *e)
 {
@@ -260,36 +332,56 @@ static void set_added(struct tokenizer *t, uint32_t id, const struct jv *v)
                   (jv_bool(jv_get(v, "normalized"), true) && t->norm ? FLAG_NORMALIZED : 0));
 }
 
+/* Where the entries are the first tokens in order, as in nearly all files, their texts are the
+ * tokens' and need no copy. */
+static void take_texts(struct tokenizer *t, struct file *f, const uint32_t *place)
+{
+    for (uint32_t i = 0; i < f->n; i++) {
+        if (f->ids[i] != i || place[i] != i + 1)
+            return;
+    }
+    t->text = f->texts;
+    f->texts = (struct tok_strings){0};
+}
+
+static int add_added(struct tokenizer *t, struct file *f, uint32_t id, uint32_t place)
+{
+    const struct jv *v = jv_at(f->added_v, (place & ~IN_MODEL) - 1 - f->n);
+    size_t n = jv_str_len(jv_get(v, "content"));
+    set_added(t, id, v);
+    if (place & IN_MODEL)
+        t->flag[id] |= FLAG_MODEL;
+    if (n > TOK_MAX_SPECIAL)
+        return err_set(f->e, Q_EINVAL, "added token %u has a text of %zu bytes", id, n);
+    return tok_strings_add(&t->text, jv_str(jv_get(v, "content"), ""), n, f->e);
+}
+
 static int make_vocab(struct tokenizer *t, struct file *f)
 {
     uint32_t *place = NULL;
     int rc = place_all(t, f, &place);
     if (rc == 0)
         rc = tok_vocab_types(t, f->e);
-    t->score = rc == 0 ? malloc(t->n_vocab * sizeof(*t->score)) : NULL;
-    if (rc == 0 && !t->score)
-        rc = no_memory(f->e);
-    for (uint32_t id = 0; id < t->n_vocab && rc == 0; id++) {
-        size_t n = 0;
-        const char *s = "";
-        t->score[id] = 0;
+    if (rc == 0 && f->scored) {
+        t->score = calloc(t->n_vocab, sizeof(*t->score));
+        if (!t->score)
+            rc = no_memory(f->e);
+    }
+    if (rc == 0 && !f->scored)
+        take_texts(t, f, place);
+    for (uint32_t id = t->text.n; id < t->n_vocab && rc == 0; id++) {
         if (place[id] == 0) {
             t->type[id] = TOK_UNUSED;
+            rc = tok_strings_add(&t->text, "", 0, f->e);
         } else if (place[id] <= f->n) {
-            s = tok_str(&f->texts, place[id] - 1, &n);
-            t->score[id] = f->scores[place[id] - 1];
-        } else {
-            const struct jv *v = jv_at(f->added_v, (place[id] & ~IN_MODEL) - 1 - f->n);
-            set_added(t, id, v);
-            if (place[id] & IN_MODEL)
-                t->flag[id] |= FLAG_MODEL;
-            s = jv_str(jv_get(v, "content"), "");
-            n = jv_str_len(jv_get(v, "content"));
-            if (n > TOK_MAX_SPECIAL)
-                rc = err_set(f->e, Q_EINVAL, "added token %u has a text of %zu bytes", id, n);
-        }
-        if (rc == 0)
+            size_t n;
+            const char *s = tok_str(&f->texts, place[id] - 1, &n);
+            if (f->scored)
+                t->score[id] = f->scores[place[id] - 1];
             rc = tok_strings_add(&t->text, s, n, f->e);
+        } else {
+            rc = add_added(t, f, id, place[id]);
+        }
     }
     free(place);
     return rc;
@@ -368,69 +460,27 @@ static int make_specials(struct tokenizer *t, struct err *e)
 
 struct json_merges {
     struct tok_merges base;
-    struct tj j, second; /* two: both sides of a pair are read before they are used */
-    int state;
+    const struct tok_strings *pairs;
+    uint32_t done;
 };
 
 static int next_merge(struct tok_merges *base, struct gguf_str *left, struct gguf_str *right,
                       struct err *e)
 {
     struct json_merges *m = (struct json_merges *)base;
-    int rc = tj_element(&m->j, &m->state), in = 0;
-    if (rc != 1)
-        return rc;
-    if (tj_peek(&m->j) == '"') {
-        struct gguf_str s;
-        rc = tj_string(&m->j, &s);
-        if (rc)
-            return rc;
-        const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
-        if (!space || space + 1 == s.p + s.n)
-            return err_set(e, Q_EINVAL, "a merge is no pair");
-        *left = (struct gguf_str){s.p, (size_t)(space - s.p)};
-        *right = (struct gguf_str){space + 1, s.n - left->n - 1};
-        return 1;
-    }
-    rc = tj_element(&m->j, &in) == 1 ? tj_string(&m->j, left) : Q_EINVAL;
-    if (rc == 0 && tj_element(&m->j, &in) != 1)
-        rc = Q_EINVAL;
-    if (rc == 0) {
-        m->second.p = m->j.p;
-        rc = tj_string(&m->second, right);
-        m->j.p = m->second.p;
-    }
-    if (rc == 0 && tj_element(&m->j, &in) != 0)
-        rc = Q_EINVAL;
-    return rc ? err_set(e, Q_EINVAL, "a merge is no pair") : 1;
-}
-
-/* How many merges there are at most: by commas. */
-static uint32_t count_merges(const struct slice *s)
-{
-    size_t n = 1;
-    for (const char *p = s->p; p && (p = memchr(p, ',', (size_t)(s->p + s->n - p))) != NULL; p++)
-        n++;
-    return n < TOK_MAX_TOKENS ? (uint32_t)n : TOK_MAX_TOKENS;
+    (void)e;
+    if (m->done == base->n)
+        return 0;
+    left->p = tok_str(m->pairs, 2 * m->done, &left->n);
+    right->p = tok_str(m->pairs, 2 * m->done + 1, &right->n);
+    m->done++;
+    return 1;
 }
 
 /* Is every byte a token of one character? */
 static bool has_all_bytes(const struct file *f)
 {
-    struct tok_map map = {0};
-    bool all = tok_map_init(&map, 512, NULL) == 0;
-    for (uint32_t i = 0; i < f->n && all; i++) {
-        size_t n;
-        tok_str(&f->texts, i, &n);
-        if (n <= 2)
-            all = tok_map_put(&map, &f->texts, i, NULL) == 0;
-    }
-    for (unsigned c = 0; c < 256 && all; c++) {
-        char s[4];
-        size_t n = utf8_encode(s, byte_char((unsigned char)c));
-        all = tok_map_find(&map, &f->texts, s, n) != TOKEN_NONE;
-    }
-    free(map.slots);
-    return all;
+    return memchr(f->byte, false, sizeof(f->byte)) == NULL;
 }
 
 static int affix(const struct jv *v, char **out, size_t *n, struct err *e)
@@ -460,13 +510,13 @@ static void mark_byte_tokens(struct tokenizer *t)
 
 static int load_bpe(struct tokenizer *t, struct file *f, bool norm_bytes, bool byte_level)
 {
-    struct json_merges m = {.base = {.next = next_merge, .n = count_merges(&f->merges)}};
+    struct json_merges m = {.base = {next_merge, f->pairs.n / 2}, .pairs = &f->pairs};
     int rc = affix(jv_get(f->opts, "continuing_subword_prefix"), &t->cont, &t->n_cont, f->e);
     if (rc == 0)
         rc = affix(jv_get(f->opts, "end_of_word_suffix"), &t->suffix, &t->n_suffix, f->e);
     if (rc)
         return rc;
-    if (!f->merges.p)
+    if (!f->has_merges)
         return err_set(f->e, Q_EINVAL, "the model has no merges");
     if (jv_num(jv_get(f->opts, "dropout"), 0) > 0)
         return err_set(f->e, Q_EUNSUPPORTED, "BPE with dropout is not supported");
@@ -481,13 +531,9 @@ static int load_bpe(struct tokenizer *t, struct file *f, bool norm_bytes, bool b
     t->model = bytes ? TOK_BPE : TOK_CHAR_BPE;
     if (bytes)
         rc = hf_split_to_bytes(t, norm_bytes, f->e);
-    tj_init(&m.j, f->merges.p, f->merges.n, f->e);
-    tj_init(&m.second, f->merges.p, f->merges.n, f->e);
-    if (rc == 0)
-        rc = bytes ? tok_bpe_load(t, &m.base, f->e) : tok_char_bpe_load(t, &m.base, f->e);
-    tj_fini(&m.j);
-    tj_fini(&m.second);
-    return rc;
+    if (rc)
+        return rc;
+    return bytes ? tok_bpe_load(t, &m.base, f->e) : tok_char_bpe_load(t, &m.base, f->e);
 }
 
 static int load_unigram(struct tokenizer *t, struct file *f)
@@ -526,9 +572,9 @@ static const char *model_type(const struct file *f)
     const char *type = jv_str(jv_get(f->opts, "type"), NULL);
     if (type)
         return type;
-    if (f->merges.p)
+    if (f->has_merges)
         return "BPE";
-    if (f->vocab.n && *f->vocab.p == '[')
+    if (f->scored)
         return "Unigram";
     return jv_get(f->opts, "continuing_subword_prefix") ? "WordPiece" : "WordLevel";
 }
@@ -538,9 +584,11 @@ static int load(struct tokenizer *t, struct file *f)
     bool norm_bytes = false, byte_level;
     const char *type = model_type(f);
     bool unigram = strcmp(type, "Unigram") == 0;
-    int rc = read_vocab(f, unigram);
-    if (rc == 0)
-        rc = hf_normalizer(t, f->norm_v, &norm_bytes, f->e);
+    if (!f->has_vocab)
+        return err_set(f->e, Q_EINVAL, "the model has no vocabulary");
+    if (f->scored != unigram)
+        return err_set(f->e, Q_EINVAL, "a vocabulary that is %s", unigram ? "no list" : "a list");
+    int rc = hf_normalizer(t, f->norm_v, &norm_bytes, f->e);
     byte_level = norm_bytes;
     if (rc == 0)
         rc = hf_pre_tokenizer(t, f->pre_v, &byte_level, f->e);
@@ -593,6 +641,8 @@ int tokenizer_open_json(struct tokenizer **out, const char *text, size_t n, stru
     jv_free(f.decoder_v);
     buf_fini(&f.texts.blob);
     free(f.texts.at);
+    buf_fini(&f.pairs.blob);
+    free(f.pairs.at);
     free(f.ids);
     free(f.scores);
     if (rc) {

@@ -161,6 +161,51 @@ static inline const char *tok_str(const struct tok_strings *s, uint32_t i, size_
     return s->blob.data + s->at[i];
 }
 
+/* Texts of tokens are short: calls of memcpy and memcmp cost more than what they do. */
+static inline void tok_copy(char *to, const char *p, size_t n)
+{
+    if (n >= 8) {
+        for (size_t i = 0; i + 8 < n; i += 8)
+            memcpy(to + i, p + i, 8);
+        memcpy(to + n - 8, p + n - 8, 8); /* the last eight overlap */
+    } else if (n >= 4) {
+        memcpy(to, p, 4);
+        memcpy(to + n - 4, p + n - 4, 4);
+    } else if (n > 0) {
+        to[0] = p[0];
+        to[n / 2] = p[n / 2];
+        to[n - 1] = p[n - 1];
+    }
+}
+
+static inline bool tok_same(const char *a, const char *b, size_t n)
+{
+    uint64_t x, y;
+    if (n >= 8) {
+        size_t i = 0;
+        for (; i + 8 < n; i += 8) {
+            memcpy(&x, a + i, 8);
+            memcpy(&y, b + i, 8);
+            if (x != y)
+                return false;
+        }
+        memcpy(&x, a + n - 8, 8);
+        memcpy(&y, b + n - 8, 8);
+        return x == y;
+    }
+    if (n >= 4) {
+        uint32_t v, w;
+        memcpy(&v, a, 4);
+        memcpy(&w, b, 4);
+        if (v != w)
+            return false;
+        memcpy(&v, a + n - 4, 4);
+        memcpy(&w, b + n - 4, 4);
+        return v == w;
+    }
+    return n == 0 || (a[0] == b[0] && a[n / 2] == b[n / 2] && a[n - 1] == b[n - 1]);
+}
+
 /* Does the model itself know this token? */
 static inline bool tok_in_model(const struct tokenizer *t, uint32_t id)
 {

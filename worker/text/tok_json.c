@@ -25,11 +25,41 @@ static int bad(struct tj *j, const char *what)
     return err_set(j->e, Q_EINVAL, "byte %zu: %s", (size_t)(j->p - j->start), what);
 }
 
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/* Past whitespace, of which indented files are mostly: runs of spaces go eight at a time. */
+static const char *skip_space(const char *p, const char *end)
+{
+    while (p < end && is_space(*p)) {
+        p++;
+        while (end - p >= 8) {
+            uint64_t v;
+            memcpy(&v, p, 8);
+            v ^= 0x2020202020202020u;
+            if (v) {
+                p += __builtin_ctzll(v) / 8;
+                break;
+            }
+            p += 8;
+        }
+    }
+    return p;
+}
+
+static inline char peek(struct tj *j)
+{
+    if (j->p < j->end && (unsigned char)*j->p > ' ')
+        return *j->p;
+    j->p = skip_space(j->p, j->end);
+    return j->p < j->end ? *j->p : '\0';
+}
+
 char tj_peek(struct tj *j)
 {
-    while (j->p < j->end && (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
-        j->p++;
-    return j->p < j->end ? *j->p : '\0';
+    return peek(j);
 }
 
 static int hex4(struct tj *j, uint32_t *v)
@@ -79,9 +109,25 @@ static int escape(struct tj *j)
     return rc;
 }
 
-/* Where a string has a quote, a backslash or a control character, at the latest the text's NUL. */
-static const char *plain_end(const char *p)
+/* Bit 7 of each byte of v that is below n (at most 128); bytes above such a one may be marked too,
+ * so only the lowest mark counts. */
+static inline uint64_t below(uint64_t v, unsigned char n)
 {
+    return (v - 0x0101010101010101u * n) & ~v & 0x8080808080808080u;
+}
+
+/* Where a string has a quote, a backslash or a control character, at the latest the text's NUL. */
+static const char *plain_end(const char *p, const char *end)
+{
+    while (end - p >= 8) {
+        uint64_t v;
+        memcpy(&v, p, 8);
+        uint64_t stop =
+            below(v, 0x20) | below(v ^ 0x2222222222222222u, 1) | below(v ^ 0x5C5C5C5C5C5C5C5Cu, 1);
+        if (stop)
+            return p + __builtin_ctzll(stop) / 8;
+        p += 8;
+    }
     while ((unsigned char)*p >= 0x20 && *p != '"' && *p != '\\')
         p++;
     return p;
@@ -89,10 +135,10 @@ static const char *plain_end(const char *p)
 
 int tj_string(struct tj *j, struct gguf_str *out)
 {
-    if (tj_peek(j) != '"')
+    if (peek(j) != '"')
         return bad(j, "a string is expected");
     const char *from = ++j->p;
-    j->p = plain_end(j->p);
+    j->p = plain_end(j->p, j->end);
     if (j->p < j->end && *j->p == '"') {
         *out = (struct gguf_str){from, (size_t)(j->p - from)};
         j->p++;
@@ -112,7 +158,7 @@ int tj_string(struct tj *j, struct gguf_str *out)
         if (rc)
             return rc;
         from = j->p;
-        j->p = plain_end(j->p);
+        j->p = plain_end(j->p, j->end);
     }
     if (j->tmp.failed)
         return bad(j, "a string that is too long");
@@ -122,14 +168,17 @@ int tj_string(struct tj *j, struct gguf_str *out)
 
 int tj_number(struct tj *j, double *out)
 {
-    char c = tj_peek(j), *end;
+    char c = peek(j), *end;
     if (c != '-' && (c < '0' || c > '9'))
         return bad(j, "a number is expected");
     if (c != '-') { /* ids: digits only */
-        const char *p = j->p;
+        const char *p = j->p, *most = p + 15;
+        unsigned digit;
         uint64_t v = 0;
-        while (*p >= '0' && *p <= '9' && p - j->p < 15)
-            v = v * 10 + (uint64_t)(*p++ - '0');
+        while (p < most && (digit = (unsigned)*p - '0') < 10) {
+            v = v * 10 + digit;
+            p++;
+        }
         if (*p != '.' && *p != 'e' && *p != 'E' && (*p < '0' || *p > '9')) {
             j->p = p;
             *out = (double)v;
@@ -149,7 +198,7 @@ int tj_skip(struct tj *j)
     unsigned depth = 0;
     do {
         struct gguf_str s;
-        char c = tj_peek(j);
+        char c = peek(j);
         int rc = 0;
         if (c == '"') {
             rc = tj_string(j, &s);
@@ -182,15 +231,15 @@ int tj_skip(struct tj *j)
 
 static int next(struct tj *j, int *state, char open, char close)
 {
-    char c = tj_peek(j);
+    char c = peek(j);
     if (*state == 0) {
         if (c != open)
             return bad(j, open == '{' ? "an object is expected" : "an array is expected");
         j->p++;
-        c = tj_peek(j);
+        c = peek(j);
     } else if (c == ',') {
         j->p++;
-        if (tj_peek(j) != close)
+        if (peek(j) != close)
             return 1;
         return bad(j, "a value is expected");
     } else if (c != close) {
@@ -212,7 +261,7 @@ int tj_member(struct tj *j, int *state, struct gguf_str *key)
     rc = tj_string(j, key);
     if (rc)
         return rc;
-    if (tj_peek(j) != ':')
+    if (peek(j) != ':')
         return bad(j, "':' is expected");
     j->p++;
     return 1;

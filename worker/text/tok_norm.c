@@ -14,17 +14,6 @@ uint32_t byte_char(unsigned char b)
     return b <= 32 ? 0x100U + b : b <= 160 ? 0x121U + (b - 127U) : 0x143U;
 }
 
-int byte_of_char(uint32_t cp)
-{
-    if (cp < 0x100)
-        return byte_char((unsigned char)cp) == cp ? (int)cp : -1;
-    if (cp <= 0x120)
-        return (int)(cp - 0x100);
-    if (cp <= 0x142)
-        return (int)(cp - 0x121 + 127);
-    return cp == 0x143 ? 173 : -1;
-}
-
 int byte_chars_put(const char *s, size_t n, struct buf *out)
 {
     if (buf_reserve(out, 2 * n))

@@ -75,7 +75,16 @@ Q_MUST_CHECK int norm_run(const struct tok_norm *m, const char *s, size_t n, str
 /* The character by which byte-level vocabularies write a byte. */
 uint32_t byte_char(unsigned char byte);
 /* And back: the byte, or -1. */
-int byte_of_char(uint32_t cp);
+static inline int byte_of_char(uint32_t cp)
+{
+    if (cp < 0x100)
+        return (cp > 32 && cp < 127) || (cp > 160 && cp != 173) ? (int)cp : -1;
+    if (cp <= 0x120)
+        return (int)(cp - 0x100);
+    if (cp <= 0x142)
+        return (int)(cp - 0x121 + 127);
+    return cp == 0x143 ? 173 : -1;
+}
 /* Append s with each byte as its character. */
 int byte_chars_put(const char *s, size_t n, struct buf *out);
 

@@ -60,19 +60,30 @@ static unsigned char class_of_category(utf8proc_category_t cat)
     }
 }
 
+/* A run of code points of one category begins at cp. */
+static unsigned char start_run(utf8proc_int32_t cp)
+{
+    const char *name = utf8proc_category_string(cp);
+    assert(n_runs < MAX_RUNS);
+    runs[n_runs++] = (struct uni_run){(uint32_t)cp, UNI_CAT(name[0], name[1])};
+    return class_of_category(utf8proc_category(cp));
+}
+
+/* Opening a tokeniser waits for this, so it asks for one property a code point, and for none in
+ * the planes 4 to 13, where no version of Unicode has any character. */
 static void fill(void)
 {
-    uint16_t last = 0;
+    int last = -1;
+    unsigned char cls = 0;
     for (utf8proc_int32_t cp = 0; cp < N_CODE_POINTS; cp++) {
-        utf8proc_category_t cat = utf8proc_category(cp);
-        const char *name = utf8proc_category_string(cp);
-        uint16_t two = UNI_CAT(name[0], name[1]);
-        table[cp] = class_of_category(cat);
-        if (two == last)
-            continue;
-        assert(n_runs < MAX_RUNS);
-        runs[n_runs++] = (struct uni_run){(uint32_t)cp, two};
-        last = two;
+        int cat = utf8proc_get_property(cp)->category;
+        if (cat != last)
+            cls = start_run(cp);
+        last = cat;
+        if (cls) /* else it is 0 already, and its page may stay untouched */
+            table[cp] = cls;
+        if (cp == 0x40000)
+            cp = 0xDFFFF;
     }
     /* White_Space is the separators and these controls. */
     for (int cp = 9; cp <= 13; cp++)

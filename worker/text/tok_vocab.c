@@ -17,7 +17,8 @@ int tok_push_slow(struct token_list *l, struct err *e)
     return 0;
 }
 
-int tok_strings_add(struct tok_strings *s, const char *p, size_t n, struct err *e)
+/* Room for one more string of n bytes. */
+static int strings_grow(struct tok_strings *s, size_t n, struct err *e)
 {
     if (!s->at)
         buf_init(&s->blob, TOK_MAX_BYTES);
@@ -34,9 +35,18 @@ int tok_strings_add(struct tok_strings *s, const char *p, size_t n, struct err *
         return err_set(e, Q_ENOMEM, "the texts of the vocabulary need more than %zu bytes",
                        TOK_MAX_BYTES);
     }
+    return 0;
+}
+
+int tok_strings_add(struct tok_strings *s, const char *p, size_t n, struct err *e)
+{
+    if (s->n + 1 >= s->cap || n >= TOK_MAX_BYTES || s->blob.cap - s->blob.len < n + 2) {
+        int rc = strings_grow(s, n, e);
+        if (rc)
+            return rc;
+    }
     char *to = s->blob.data + s->blob.len;
-    if (n)
-        memcpy(to, p, n);
+    tok_copy(to, p, n);
     to[n] = to[n + 1] = '\0';
     s->blob.len += n + 1;
     s->at[++s->n] = (uint32_t)s->blob.len;
@@ -75,7 +85,7 @@ static uint32_t map_slot(const struct tok_map *m, const struct tok_strings *s, c
             continue;
         size_t len;
         const char *q = tok_str(s, slot->id, &len);
-        if (len == n && memcmp(p, q, n) == 0)
+        if (len == n && tok_same(p, q, n))
             return i;
     }
 }

@@ -223,6 +223,15 @@ static void test_refusals(void **state)
                        "\"cls\":[\"x\",9]}"),
                   Q_EINVAL, "names the token 9");
     check_refused(WITH("\"added_tokens\":[{\"id\":5}]"), Q_EINVAL, "no content");
+    check_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":[[\"a\",0]],\"merges\":[]}}", Q_EINVAL,
+                  "is a list");
+    check_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"vocab\":{\"a\":0}}}",
+                  Q_EINVAL, "two vocabularies");
+    check_refused("{\"model\":{\"type\":\"BPE\",\"merges\":[],\"merges\":[]}}", Q_EINVAL,
+                  "two lists of merges");
+    check_refused(
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\",\"b\",\"c\"]]}}",
+        Q_EINVAL, "no pair");
     check_refused("{\"\xFF\":1}", Q_EINVAL, "no UTF-8");
     check_refused("{\"a\":\"\\ud800\"}", Q_EINVAL, "surrogate");
 }
@@ -335,6 +344,53 @@ static void test_marked(void **state)
     jv_free(v);
 }
 
+static void reverse_id(struct jv *obj, const char *key, int64_t n)
+{
+    assert_int_equal(jv_set(obj, key, jv_new_int(n - 1 - jv_int(jv_get(obj, key), -1))), 0);
+}
+
+/* The same vocabulary with its ids upside down: no merge gives the token that loading expects
+ * next, and no text stands where its id says. The ids must be the same, upside down. */
+static void test_any_order(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"bytelevel", "cl100k", "llama2", "metaspace_first_cut"};
+    for (size_t k = 0; k < NUM_COUNT(names); k++) {
+        char path[512];
+        struct token_list l = {0}, r = {0};
+        snprintf(path, sizeof(path), FOLDER "/%s.json", names[k]);
+        struct jv *v = read_json(path);
+        struct jv *tree = jv_get(v, "tokenizer"), *other = jv_copy(tree);
+        struct tokenizer *t = open_tree(names[k], tree);
+        uint32_t n = tokenizer_n_vocab(t);
+        struct jv *vocab = jv_get(jv_get(other, "model"), "vocab");
+        for (void *it = jv_iter(vocab); it; it = jv_next(vocab, it))
+            reverse_id(vocab, jv_iter_key(it), n);
+        struct jv *added = jv_get(other, "added_tokens");
+        for (size_t i = 0; i < jv_len(added); i++)
+            reverse_id(jv_at(added, i), "id", n);
+        struct tokenizer *u = open_tree(names[k], other);
+        const struct jv *cases = jv_get(v, "cases");
+        for (size_t i = 0; i < jv_len(cases); i++) {
+            const struct jv *text = jv_get(jv_at(cases, i), "text");
+            l.n = r.n = 0;
+            assert_int_equal(
+                tokenizer_encode(t, jv_str(text, ""), jv_str_len(text), false, true, &l, NULL), 0);
+            assert_int_equal(
+                tokenizer_encode(u, jv_str(text, ""), jv_str_len(text), false, true, &r, NULL), 0);
+            assert_int_equal(l.n, r.n);
+            for (size_t j = 0; j < l.n; j++)
+                assert_int_equal(l.ids[j], n - 1 - r.ids[j]);
+        }
+        free(l.ids);
+        free(r.ids);
+        tokenizer_close(t);
+        tokenizer_close(u);
+        jv_free(other);
+        jv_free(v);
+    }
+}
+
 /* Sizes that would not finish if anything were quadratic. */
 static void test_long_runs(void **state)
 {
@@ -368,7 +424,7 @@ int main(void)
         cmocka_unit_test(test_json),      cmocka_unit_test(test_sentencepiece),
         cmocka_unit_test(test_refusals),  cmocka_unit_test(test_model_refusals),
         cmocka_unit_test(test_folder),    cmocka_unit_test(test_marked),
-        cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_any_order), cmocka_unit_test(test_long_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

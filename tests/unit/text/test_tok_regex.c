@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <utf8proc.h>
 
 static struct rx *open_rx(const char *pattern)
 {
@@ -295,12 +296,31 @@ static void test_named(void **state)
     check_pre("gemma4", "a b\n\nc", "a b|\n\n|c|");
 }
 
+/* What opening skips for speed changes nothing. */
+static void test_categories(void **state)
+{
+    (void)state;
+    uni_init();
+    for (uint32_t cp = 0; cp < 0x110000; cp++) {
+        const char *name = utf8proc_category_string((utf8proc_int32_t)cp);
+        if (uni_cat(cp) != UNI_CAT(name[0], name[1]))
+            fail_msg("U+%04X is %s", cp, name);
+        bool space = name[0] == 'Z' || (cp >= 9 && cp <= 13) || cp == 0x85;
+        unsigned cls = space ? UNI_SP
+                             : (name[0] == 'L' ? UNI_L : 0U) | (name[0] == 'N' ? UNI_N : 0U) |
+                                   (name[0] == 'P' ? UNI_P : 0U) | (name[0] == 'S' ? UNI_S : 0U) |
+                                   (name[0] == 'M' ? UNI_M : 0U);
+        if ((uni_class_table[cp] & ~(UNI_UP | UNI_LO)) != cls)
+            fail_msg("U+%04X has the class %u", cp, uni_class_table[cp]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matches), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_bounded), cmocka_unit_test(test_scanners),
-        cmocka_unit_test(test_named),
+        cmocka_unit_test(test_named),   cmocka_unit_test(test_categories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
