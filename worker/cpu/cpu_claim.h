@@ -25,12 +25,6 @@ struct cpu_claim {
     alignas(64) _Atomic uint64_t taken;
 };
 
-/* For tasks without a home: the number of the next one. */
-static inline uint32_t cpu_claim_one(struct cpu_claim *c)
-{
-    return (uint32_t)atomic_fetch_add_explicit(&c->taken, 1, memory_order_relaxed);
-}
-
 /* One thread's way through the ranges of a phase. */
 struct cpu_claimer {
     struct cpu_claim *claims; /* [n] */
@@ -40,6 +34,7 @@ struct cpu_claimer {
     uint32_t node_from, node_to; /* threads of our memory node */
     uint32_t nth;                /* ranges that we found empty */
     bool even;                   /* steps of an even number of units */
+    bool single;                 /* steps of one unit */
 };
 
 /* The range that a thread looks at after nth others: its own, those of its node, the rest. */
@@ -57,7 +52,7 @@ static inline bool cpu_claim_next(struct cpu_claimer *c, uint32_t *from, uint32_
     for (; c->nth < c->n; c->nth++) {
         uint32_t v = cpu_claim_range(c, c->nth), size = c->split[v + 1] - c->split[v];
         uint32_t step = c->n_active == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
-        step += step & c->even;
+        step = c->single ? 1 : step + (step & c->even);
         bool back = v != c->tid && v < c->n_active;
         uint64_t was = atomic_fetch_add_explicit(
             &c->claims[v].taken, back ? (uint64_t)step << 32 : step, memory_order_relaxed);

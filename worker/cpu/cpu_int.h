@@ -6,8 +6,8 @@
  *
  * Division of work: every matrix operation gives thread t the range `split[t]` ..
  * `split[t + 1]` of its units, the same in every step, and cpu_claim.h says how threads take
- * them. Rows are divided evenly where a row is the unit; attention tasks are claimed one by
- * one. No result depends on who computed it, nor on how many of the threads take part. */
+ * them. Rows are divided evenly where a row is the unit; units of attention are divided anew
+ * for every batch. No result depends on who computed it, nor on how many of the threads take part. */
 #ifndef QUIRE_CPU_INT_H
 #define QUIRE_CPU_INT_H
 
@@ -130,7 +130,8 @@ struct cpu_stage {
     /* The batch that runs now. */
     const struct batch *batch;
     float *out;
-    uint32_t n_live, n_tasks, n_chunks;
+    uint32_t n_live, n_tasks, n_chunks, n_attn_units;
+    uint32_t *attn_split; /* [n_threads + 1] */
     bool crop, split_attn;
 };
 
@@ -142,8 +143,10 @@ Q_MUST_CHECK int cpu_map_open(struct cpu_map *m, size_t bytes, const char *what,
 void cpu_map_close(struct cpu_map *m);
 
 /* cpu_attn.c */
-void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claim *claim,
+void cpu_attn_op(struct cpu_stage *s, const struct cpu_op *op, struct cpu_claimer *claimer,
                  uint32_t tid);
+/* Ask for what thread tid will read first in the layer's attention. */
+void cpu_attn_ask(const struct cpu_stage *s, uint32_t layer, uint32_t tid);
 /* Decide how this batch's attention is divided; before the region. */
 void cpu_attn_plan(struct cpu_stage *s);
 

@@ -272,6 +272,7 @@ static void carve_scratch(struct cpu_stage *s, struct carve *c)
     s->rows = carve(c, n, sizeof(*s->rows));
     s->map = carve(c, n, sizeof(*s->map));
     s->tasks = carve(c, n, sizeof(*s->tasks));
+    s->attn_split = carve(c, s->n_threads + 1, sizeof(*s->attn_split));
     if (s->n_layers > 0) {
         s->q = carve(c, n * s->hp.n_heads, s->layout.query_bytes);
         s->att = carve(c, n * s->hp.n_heads, s->hp.head_dim_v * sizeof(float));

@@ -39,7 +39,7 @@ static uint32_t share(const struct run *r, uint32_t n, uint32_t tid)
 }
 
 /* Start a phase of claims; a barrier lies between any two. */
-static struct cpu_claim *begin_claims(struct run *r, const uint32_t *split)
+static void begin_claims(struct run *r, const uint32_t *split)
 {
     struct cpu_claim *all = r->s->claims;
     uint32_t n = r->s->n_threads;
@@ -55,7 +55,6 @@ static struct cpu_claim *begin_claims(struct run *r, const uint32_t *split)
                                       .tid = r->tid,
                                       .node_from = r->node_from,
                                       .node_to = r->node_to};
-    return r->claimer.claims;
 }
 
 /* Row of the batch behind row i when `op` is the one that crops. */
@@ -224,6 +223,7 @@ static void op_qkv(struct run *r, const struct cpu_op *op)
         for (uint32_t u = from; u < to; u++)
             qkv_unit(r, op, &op->units[u]);
     }
+    cpu_attn_ask(s, op->layer, r->tid);
     barrier(r);
 }
 
@@ -390,7 +390,9 @@ void cpu_region(void *stage, uint32_t tid)
             op_qkv(&r, op);
             break;
         case PROG_ATTN:
-            cpu_attn_op(s, op, begin_claims(&r, NULL), tid);
+            begin_claims(&r, s->attn_split);
+            r.claimer.single = true;
+            cpu_attn_op(s, op, &r.claimer, tid);
             barrier(&r);
             break;
         case PROG_OUT:

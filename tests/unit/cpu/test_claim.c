@@ -108,6 +108,28 @@ static void test_streams(void **state)
     check_all(&p, UNITS);
 }
 
+/* Single steps: also from the back of others' ranges, and of those that sleep. */
+static void test_single(void **state)
+{
+    static struct phase p;
+    uint32_t from = 0, to = 0;
+    (void)state;
+    for (uint32_t active = 1; active <= 3; active++) {
+        begin(&p, 3, active, 10);
+        struct cpu_claimer c = claimer(&p, active - 1);
+        c.single = true;
+        for (uint32_t n = 0; n < 10; n++) {
+            assert_true(cpu_claim_next(&c, &from, &to));
+            assert_int_equal(to, from + 1);
+            if (c.nth == 1 && active == 2)
+                assert_true(from < p.split[1] || from >= p.split[2]);
+            take(&p, from, to);
+        }
+        assert_false(cpu_claim_next(&c, &from, &to));
+        check_all(&p, 10);
+    }
+}
+
 /* Ranges of sleeping threads are read forwards. */
 static void test_absent(void **state)
 {
@@ -170,9 +192,9 @@ static void test_together(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),    cmocka_unit_test(test_streams),
-        cmocka_unit_test(test_absent),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_together),
+        cmocka_unit_test(test_alone),  cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_single), cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_order),  cmocka_unit_test(test_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

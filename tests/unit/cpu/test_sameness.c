@@ -202,6 +202,46 @@ static void test_depth(void **state)
     }
 }
 
+/* Two sequences of different length share the threads, also where a window hides old keys. */
+static void test_two_at_depth(void **state)
+{
+    enum { A = 1000, B = 490, STEPS = 40 };
+    static const size_t which[] = {0, 3};
+    (void)state;
+    for (size_t k = 0; k < 2; k++) {
+        struct h_run r;
+        if (!open_file(&r, which[k], 1, 1, KV_F16))
+            skip();
+        float *want = logits_of(&r, LONG, MAX_ROWS), *got;
+        h_close(&r);
+        for (uint32_t threads = 2; threads <= 5; threads++) {
+            assert_true(open_file(&r, which[k], threads, 1, KV_F16));
+            got = malloc((size_t)LONG * r.n_vocab * sizeof(float));
+            assert_non_null(got);
+            h_feed(&r, tokens, A, 0, pages, MAX_ROWS, true, got);
+            h_feed(&r, tokens, B, 0, pages + 100, MAX_ROWS, true, got);
+            for (uint32_t i = 0; i < STEPS; i++) {
+                struct batch_seq seqs[2] = {{0, 1, A + i + 1, pages},
+                                            {1, 1, B + i + 1, pages + 100}};
+                uint32_t both[2] = {tokens[A + i], tokens[B + i]}, rows[2] = {0, 1};
+                struct batch b = {.n_rows = 2,
+                                  .tokens = both,
+                                  .seqs = seqs,
+                                  .n_seqs = 2,
+                                  .out_rows = rows,
+                                  .n_out = 2};
+                h_step(&r, &b, got);
+                check_same(want + (size_t)(A + i) * r.n_vocab, got, 1, r.n_vocab, "the longer");
+                check_same(want + (size_t)(B + i) * r.n_vocab, got + r.n_vocab, 1, r.n_vocab,
+                           "the shorter");
+            }
+            free(got);
+            h_close(&r);
+        }
+        free(want);
+    }
+}
+
 /* What 8-bit keys and values take, and that they are another path than f16. */
 static void test_q8_is_half(void **state)
 {
@@ -308,6 +348,7 @@ int main(void)
         cmocka_unit_test(test_shared_threads),
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_two_at_depth),
         cmocka_unit_test(test_q8_is_half),
         cmocka_unit_test(test_wanted_rows),
         cmocka_unit_test(test_bad_batches),
