@@ -35,11 +35,16 @@ static unsigned count(const struct gram_bytes *s)
     return n;
 }
 
-/* What leads on from each state; then without the few characters that lead where less may
- * follow, such as the '@' behind a long name: the rest goes on for longer. */
-static void choose(struct dfa *d, const uint8_t *live, const struct gram_bytes *touch,
-                   struct gram_bytes *all)
+struct widen {
+    struct dfa *d;
+    struct gram_bytes *touch;      /* by class */
+    uint32_t *head, *link, *queue; /* edges backwards */
+};
+
+/* What leads on from each state. */
+static void begin(const struct widen *w, const uint8_t *live)
 {
+    const struct dfa *d = w->d;
     for (uint32_t q = 1; q < d->n_states; q++) {
         const uint32_t *row = d->next + (size_t)q * d->n_classes;
         struct gram_bytes s = {{0}};
@@ -48,74 +53,97 @@ static void choose(struct dfa *d, const uint8_t *live, const struct gram_bytes *
         for (uint32_t c = 0; c < d->n_classes; c++)
             if (row[c] == 0 || (live && !live[row[c]]))
                 for (unsigned k = 0; k < 3; k++)
-                    s.on[k] &= ~touch[c].on[k];
-        all[q] = s;
-    }
-    for (uint32_t q = 1; q < d->n_states; q++) {
-        const uint32_t *row = d->next + (size_t)q * d->n_classes;
-        struct gram_bytes s = all[q];
-        unsigned n = count(&s);
-        for (uint32_t c = 0; c < d->n_classes; c++) {
-            if (!gram_bytes_meet(&touch[c], &all[q]) || gram_bytes_within(&all[q], &all[row[c]]) ||
-                count(&touch[c]) * NARROW > n)
-                continue;
-            for (unsigned k = 0; k < 3; k++)
-                s.on[k] &= ~touch[c].on[k];
-        }
+                    s.on[k] &= ~w->touch[c].on[k];
         d->wide[q].set = s;
+    }
+}
+
+/* Without the few characters that lead where less may follow, such as the '@' behind a long name,
+ * or where it ends sooner, the others go on for longer. */
+static void narrow(const struct widen *w, bool by_depth)
+{
+    const struct dfa *d = w->d;
+    for (uint32_t q = d->n_states; q-- > 1;) { /* most edges lead to later states */
+        const uint32_t *row = d->next + (size_t)q * d->n_classes;
+        struct dfa_wide *at = &d->wide[q];
+        unsigned n = count(&at->set);
+        uint32_t most = 0;
+        if (by_depth && at->depth == GRAM_NONE)
+            continue;
+        for (uint32_t c = 0; by_depth && c < d->n_classes; c++)
+            if (d->wide[row[c]].depth > most && gram_bytes_meet(&w->touch[c], &at->set))
+                most = d->wide[row[c]].depth;
+        for (uint32_t c = 0; c < d->n_classes; c++) {
+            const struct dfa_wide *to = &d->wide[row[c]];
+            bool less = by_depth ? to->depth < most / 2 : !gram_bytes_within(&at->set, &to->set);
+            if (less && count(&w->touch[c]) * NARROW <= n)
+                for (unsigned k = 0; k < 3; k++)
+                    at->set.on[k] &= ~w->touch[c].on[k];
+        }
+    }
+}
+
+/* How far: breadth first, backwards from where the set of the next state is another one. */
+static void measure(const struct widen *w)
+{
+    const struct dfa *d = w->d;
+    uint32_t n = 0;
+    memset(w->head, 0xFF, d->n_states * sizeof *w->head);
+    for (uint32_t q = 1; q < d->n_states; q++)
+        d->wide[q].depth = GRAM_NONE;
+    for (uint32_t q = 1; q < d->n_states; q++) {
+        struct dfa_wide *at = &d->wide[q];
+        for (uint32_t c = 0; c < d->n_classes; c++) {
+            uint32_t cell = q * d->n_classes + c, to = d->next[cell];
+            if (!gram_bytes_meet(&w->touch[c], &at->set))
+                continue;
+            w->link[cell] = w->head[to];
+            w->head[to] = cell;
+            if (at->depth == GRAM_NONE && !gram_bytes_within(&at->set, &d->wide[to].set)) {
+                at->depth = 1;
+                w->queue[n++] = q;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t c = w->head[w->queue[i]]; c != GRAM_NONE; c = w->link[c]) {
+            struct dfa_wide *from = &d->wide[c / d->n_classes];
+            if (from->depth == GRAM_NONE) {
+                from->depth = d->wide[w->queue[i]].depth + 1;
+                w->queue[n++] = c / d->n_classes;
+            }
+        }
     }
 }
 
 int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e)
 {
     size_t cells = (size_t)d->n_states * d->n_classes;
-    struct gram_bytes *touch = calloc(d->n_classes + 1, sizeof *touch);
-    struct gram_bytes *all = calloc(d->n_states, sizeof *all);
-    uint32_t *head = malloc(d->n_states * sizeof *head), *link = malloc(cells * sizeof *link);
-    uint32_t *queue = malloc(d->n_states * sizeof *queue), n = 0;
+    struct widen w = {.d = d};
+    w.touch = calloc(d->n_classes + 1, sizeof *w.touch);
+    w.head = malloc(d->n_states * sizeof *w.head);
+    w.link = malloc(cells * sizeof *w.link);
+    w.queue = malloc(d->n_states * sizeof *w.queue);
     free(d->wide);
     d->wide = calloc(d->n_states, sizeof *d->wide);
-    int rc = touch && all && head && link && queue && d->wide
+    int rc = w.touch && w.head && w.link && w.queue && d->wide
                  ? 0
                  : err_set(e, Q_ENOMEM, "out of memory");
     if (rc == 0) {
-        touches(d, touch);
-        choose(d, live, touch, all);
-        memset(head, 0xFF, d->n_states * sizeof *head);
-        for (uint32_t q = 1; q < d->n_states; q++) {
-            d->wide[q].depth = GRAM_NONE;
+        touches(d, w.touch);
+        begin(&w, live);
+        narrow(&w, false);
+        narrow(&w, false);
+        measure(&w);
+        narrow(&w, true);
+        measure(&w);
+        for (uint32_t q = 1; q < d->n_states; q++)
             if (d->min_dist[q] != GRAM_NONE && d->min_dist[q] > d->far)
                 d->far = d->min_dist[q];
-        }
     }
-    /* How far: breadth first, backwards from where the set of the next state is another one. */
-    for (uint32_t q = 1; q < d->n_states && rc == 0; q++) {
-        for (uint32_t c = 0; c < d->n_classes; c++) {
-            size_t cell = (size_t)q * d->n_classes + c;
-            if (!gram_bytes_meet(&touch[c], &d->wide[q].set))
-                continue;
-            link[cell] = head[d->next[cell]];
-            head[d->next[cell]] = (uint32_t)cell;
-            if (d->wide[q].depth == GRAM_NONE &&
-                !gram_bytes_within(&d->wide[q].set, &d->wide[d->next[cell]].set)) {
-                d->wide[q].depth = 1;
-                queue[n++] = q;
-            }
-        }
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        for (uint32_t c = head[queue[i]]; c != GRAM_NONE; c = link[c]) {
-            struct dfa_wide *w = &d->wide[c / d->n_classes];
-            if (w->depth == GRAM_NONE) {
-                w->depth = d->wide[queue[i]].depth + 1;
-                queue[n++] = c / d->n_classes;
-            }
-        }
-    }
-    free(touch);
-    free(all);
-    free(head);
-    free(link);
-    free(queue);
+    free(w.touch);
+    free(w.head);
+    free(w.link);
+    free(w.queue);
     return rc;
 }

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SAMPLE 16U /* every so many words are looked at to guess */
+
 struct walk {
     const struct gmatch *m;
     struct gmask_scratch *s;
@@ -265,32 +267,41 @@ void gmask_scratch_close(struct gmask_scratch *w)
     free(w);
 }
 
+/* The bits of a, or of a ^ b, in every step-th word. Processors without an instruction for it are
+ * served too. */
+static size_t differing(const uint64_t *a, const uint64_t *b, uint32_t words, uint32_t step)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < words; i += step) {
+        uint64_t x = a[i] ^ (b ? b[i] : 0);
+        x -= x >> 1 & 0x5555555555555555ULL;
+        x = (x & 0x3333333333333333ULL) + (x >> 2 & 0x3333333333333333ULL);
+        n += ((x + (x >> 4)) & 0x0F0F0F0F0F0F0F0FULL) * 0x0101010101010101ULL >> 56;
+    }
+    return n;
+}
+
 size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mask)
 {
     const struct grammar_vocab *v = m->v;
-    size_t n = 0, best = 0;
+    size_t n;
     const uint64_t *base = NULL;
     unsigned k = MASK_BUCKETS;
     if (!v)
         return 0;
     memset(w->tok, 0, v->tok_words * sizeof *w->tok);
     walk_tokens(m, w);
-    for (uint32_t i = 0; i < v->tok_words; i++)
-        n += (size_t)__builtin_popcountll(w->tok[i]);
-    /* Turning positions into ids costs per bit: start from the ready mask that is nearest. */
-    best = n;
-    for (unsigned j = 0; j <= MASK_BUCKETS && n > 512; j++) {
-        size_t d = 0;
+    n = differing(w->tok, NULL, v->tok_words, 1);
+    /* Turning positions into ids costs per bit: start from the ready mask that seems nearest. */
+    size_t best = n / SAMPLE;
+    for (unsigned j = 0; j <= MASK_BUCKETS && n > 512 && best > 4096 / SAMPLE; j++) {
         unsigned b = MASK_BUCKETS - j;
-        for (uint32_t i = 0; i < v->tok_words && d < best; i++)
-            d += (size_t)__builtin_popcountll(w->tok[i] ^ v->by_pos[b][i]);
+        size_t d = differing(w->tok, v->by_pos[b], v->tok_words, SAMPLE);
         if (d < best) {
             best = d;
             k = b;
             base = v->by_pos[b];
         }
-        if (best < 4096)
-            break;
     }
     if (base)
         memcpy(mask, v->by_id[k], v->words * sizeof *mask);

@@ -44,26 +44,32 @@ static bool is_lost(struct plain *p, unsigned failed)
     return p->memo[k].lost;
 }
 
-/* Everything plain below n may come. */
-static bool take_all(const struct plain *p, const struct mask_node *n, const struct lite *at)
+/* Everything plain below n may come. pending: the character that begins with n's byte, of several,
+ * comes first; then n is the byte's node and `at` is before it. */
+static bool take_all(const struct plain *p, const struct mask_node *n, const struct lite *at,
+                     bool pending)
 {
     const struct grammar_vocab *v = p->m->v;
     if (n->sum == GRAM_NONE)
         return false;
     const struct mask_sum *s = &v->sum[n->sum];
+    struct gram_bytes set = s->set;
+    uint32_t height = s->height + pending;
     if (s->other && !p->st)
         return false;
+    if (pending)
+        set.on[2] |= 1ULL << (gram_lead_bit(n->byte) - 128);
     for (uint32_t i = 0; i < p->n_t; i++) {
         const struct strack *t = &p->t[i];
         if (at->failed >> i & 1)
             continue;
-        uint64_t need = (uint64_t)p->n_chars + at->n + s->height + (t->d ? t->d->far : 0);
+        uint64_t need = (uint64_t)p->n_chars + at->n + height + (t->d ? t->d->far : 0);
         if (t->max != GRAM_NONE && need > t->max)
             return false;
         if (!t->d)
             continue;
         const struct dfa_wide *w = &t->d->wide[at->q[i]];
-        if (w->depth < s->height || !gram_bytes_within(&s->set, &w->set))
+        if (w->depth < height || !gram_bytes_within(&set, &w->set))
             return false;
     }
     mask_set_range(p->w->tok, v->plain, n->first + n->here, n->last);
@@ -78,10 +84,15 @@ static bool follow(struct plain *p, struct lite *to, bool whole)
     const struct sstate *s = p->st ? &p->st->s : NULL;
     if (!whole)
         gram_utf8_span(&to->u, &lo, &hi);
-    for (uint32_t i = 0; i < p->n_t; i++)
-        if (!(failed >> i & 1) &&
-            !srun_track(s, &p->t[i], &to->q[i], lo, hi, whole, p->n_chars + to->n + 1))
+    for (uint32_t i = 0; i < p->n_t; i++) {
+        const struct strack *t = &p->t[i];
+        if (failed >> i & 1)
+            continue;
+        if (whole && t->max == GRAM_NONE && !t->o) /* most are */
+            failed |= (uint32_t)((to->q[i] = dfa_next(t->d, to->q[i], lo)) == 0) << i;
+        else if (!srun_track(s, t, &to->q[i], lo, hi, whole, p->n_chars + to->n + 1))
             failed |= 1U << i;
+    }
     to->n += whole;
     if (failed == to->failed)
         return true;
@@ -99,32 +110,36 @@ static void walk_plain(struct plain *p, uint32_t from)
     at[0].end = t->node[from].end;
     for (uint32_t i = 0; i < p->n_t; i++)
         at[0].q[i] = p->t[i].q;
-    if (take_all(p, &t->node[from], &at[0]))
+    if (take_all(p, &t->node[from], &at[0], false))
         return;
     for (uint32_t i = from + 1; i < at[0].end;) {
         const struct mask_node *n = &t->node[i];
         while (depth > 0 && at[depth].end <= i)
             depth--;
-        struct lite *to = &at[depth + 1];
-        memcpy(to, &at[depth], offsetof(struct lite, q) + p->n_t * sizeof to->q[0]);
-        if (p->st && to->u.left == 0 && (n->byte < 0x20 || n->byte == '"' || n->byte == '\\')) {
-            i = n->end;
+        struct lite *up = &at[depth], *to = up + 1;
+        uint32_t next = n->end;
+        if (p->st && up->u.left == 0 && (n->byte < 0x20 || n->byte == '"' || n->byte == '\\')) {
+            i = next;
             continue;
         }
+        to->n = up->n;
+        to->failed = up->failed;
+        to->u = up->u;
+        for (uint32_t k = 0; k < p->n_t; k++)
+            to->q[k] = up->q[k];
         int k = gram_utf8_step(&to->u, n->byte);
-        if (k < 0 || !follow(p, to, k > 0)) {
-            i = n->end;
-            continue;
+        if (k >= 0 && follow(p, to, k > 0)) {
+            for (uint32_t j = 0; j < n->here; j++)
+                mask_set(p->w->tok, n->first + j);
+            bool taken = next == i + 1 || (k > 0 ? take_all(p, n, to, false)
+                                                 : up->u.left == 0 && take_all(p, n, up, true));
+            if (!taken) {
+                to->end = next;
+                depth++;
+                next = i + 1;
+            }
         }
-        for (uint32_t j = 0; j < n->here; j++)
-            mask_set(p->w->tok, n->first + j);
-        if (n->end == i + 1 || (k > 0 && take_all(p, n, to))) {
-            i = n->end;
-            continue;
-        }
-        to->end = n->end;
-        depth++;
-        i++;
+        i = next;
     }
 }
 
