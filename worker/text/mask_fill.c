@@ -106,7 +106,7 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
     struct gmask_scratch *s = w->s;
     const struct grammar_vocab *v = m->v;
     const struct mask_ctx *c = &v->ctx[w->ctx];
-    uint32_t from = n->first + n->here, to = n->last;
+    uint32_t from = n->first + n->here, to = mask_last(&v->trie, n);
     uint32_t left = f->left == GRAM_NONE ? GRAM_NONE : f->left + (st->s.n_chars - w->ctx_chars);
     if (w->ctx == 0 && (left == GRAM_NONE || left < MASK_BUCKETS)) {
         mask_set_range(s->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
@@ -224,7 +224,7 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
             if (s->s.lex != LX_STR) {
                 w.ctx = GRAM_NONE;
             } else if (!in_str(m->g, &st[depth - 1])) {
-                w.ctx = n->ctx;
+                w.ctx = n->more;
                 w.ctx_chars = 0;
             }
             at[depth].ctx = w.ctx;

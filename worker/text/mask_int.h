@@ -12,20 +12,27 @@
 #define MASK_MAX_TOKEN 256U /* longer tokens are never allowed */
 #define MASK_BUCKETS   32U
 
+/* Small: a walk touches nodes far apart, and each is a wait for memory. */
 struct mask_node {
-    uint32_t first, here, last; /* tokens: here end at this node, all below end before last */
-    uint32_t end;               /* the node after this one's last descendant */
-    uint32_t ctx;               /* string context that begins here, GRAM_NONE: none */
-    uint32_t sum;               /* what is below in short, GRAM_NONE: it is little */
-    uint8_t byte;
+    uint32_t first; /* the first token that ends here or below */
+    uint32_t end;   /* the node after this one's last descendant */
+    uint32_t more;  /* a quote: the string context that begins here; else the sum of what is below,
+                       GRAM_NONE: it is little */
+    uint32_t byte : 8;
+    uint32_t here : 24; /* tokens that end at this node */
 };
 struct mask_trie {
-    struct mask_node *node;
+    struct mask_node *node; /* one more than n: its `first` is the number of strings */
     uint32_t n, cap;
     const unsigned char *bytes;
     const uint32_t *at; /* string i: bytes[at[i] .. at[i+1]) */
     uint32_t n_str;
 };
+/* The token behind the last one below a node. */
+static inline uint32_t mask_last(const struct mask_trie *t, const struct mask_node *n)
+{
+    return t->node[n->end].first;
+}
 
 /* A JSON string begins right behind a node: how the tokens below it go on. */
 struct mask_pure {

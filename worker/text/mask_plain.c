@@ -34,10 +34,11 @@ static int sums(struct grammar_vocab *v, const uint32_t *n_plain, struct err *e)
         struct mask_node *p = &v->trie.node[i];
         struct mask_sum *s = &all[i];
         uint32_t below = p->first + p->here;
-        s->other = n_plain[p->last] - n_plain[below] != p->last - below;
+        uint32_t last = mask_last(t, p);
+        s->other = n_plain[last] - n_plain[below] != last - below;
         for (uint32_t c = i + 1; c < p->end; c = t->node[c].end) {
             const struct mask_node *n = &t->node[c];
-            if (n_plain[n->last] == n_plain[n->first])
+            if (n_plain[mask_last(t, n)] == n_plain[n->first])
                 continue;
             uint32_t h = all[c].height + is_lead(n->byte);
             s->height = h > s->height ? h : s->height;
@@ -48,11 +49,11 @@ static int sums(struct grammar_vocab *v, const uint32_t *n_plain, struct err *e)
                 s->set.on[b / 64] |= 1ULL << (b % 64);
             }
         }
-        if (p->end - i <= SMALL)
+        if (p->end - i <= SMALL || p->byte == '"')
             continue;
         rc = mask_grow((void **)&v->sum, v->n_sum, &v->cap_sum, sizeof *v->sum, e);
         if (rc == 0) {
-            p->sum = v->n_sum;
+            p->more = v->n_sum;
             v->sum[v->n_sum++] = *s;
         }
     }

@@ -45,14 +45,14 @@ static bool is_lost(struct plain *p, unsigned failed)
 }
 
 /* Everything plain below n may come. pending: the character that begins with n's byte, of several,
- * comes first; then n is the byte's node and `at` is before it. */
+ * is still to be completed. */
 static bool take_all(const struct plain *p, const struct mask_node *n, const struct lite *at,
                      bool pending)
 {
     const struct grammar_vocab *v = p->m->v;
-    if (n->sum == GRAM_NONE)
+    if (n->more == GRAM_NONE || n->byte == '"')
         return false;
-    const struct mask_sum *s = &v->sum[n->sum];
+    const struct mask_sum *s = &v->sum[n->more];
     struct gram_bytes set = s->set;
     uint32_t height = s->height + pending;
     if (s->other && !p->st)
@@ -72,7 +72,7 @@ static bool take_all(const struct plain *p, const struct mask_node *n, const str
         if (w->depth < height || !gram_bytes_within(&set, &w->set))
             return false;
     }
-    mask_set_range(p->w->tok, v->plain, n->first + n->here, n->last);
+    mask_set_range(p->w->tok, v->plain, n->first + n->here, mask_last(&v->trie, n));
     return true;
 }
 
@@ -118,6 +118,7 @@ static void walk_plain(struct plain *p, uint32_t from)
             depth--;
         struct lite *up = &at[depth], *to = up + 1;
         uint32_t next = n->end;
+        __builtin_prefetch(&t->node[next]); /* often far away */
         if (p->st && up->u.left == 0 && (n->byte < 0x20 || n->byte == '"' || n->byte == '\\')) {
             i = next;
             continue;
@@ -132,7 +133,7 @@ static void walk_plain(struct plain *p, uint32_t from)
             for (uint32_t j = 0; j < n->here; j++)
                 mask_set(p->w->tok, n->first + j);
             bool taken = next == i + 1 || (k > 0 ? take_all(p, n, to, false)
-                                                 : up->u.left == 0 && take_all(p, n, up, true));
+                                                 : up->u.left == 0 && take_all(p, n, to, true));
             if (!taken) {
                 to->end = next;
                 depth++;
@@ -226,9 +227,10 @@ static void walk_odd(const struct gmatch *m, struct gmask_scratch *w)
             depth--;
         struct gram_state *st = w->at + depth;
         bool closes = inside[depth] && n->byte == '"' && st->s.phase == 0 && st->s.u.left == 0;
+        uint32_t last = mask_last(t, n);
         const struct mask_close *c =
-            closes && from_phase0 ? close_of(m, w, st, n->last - n->first) : NULL;
-        for (uint32_t k = n->first; c && c->any && k < n->last; k++) {
+            closes && from_phase0 ? close_of(m, w, st, last - n->first) : NULL;
+        for (uint32_t k = n->first; c && c->any && k < last; k++) {
             uint32_t rest = v->odd_rest[k], pos = v->odd_pos[k];
             bool ok = c->ok[rest / 64] >> (rest % 64) & 1;
             if (v->rest_has[rest] & doubt)

@@ -59,25 +59,24 @@ int mask_make_trie(struct mask_trie *t, struct err *e)
         if (i == 0) {
             if (mask_grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
                 return Q_ENOMEM;
-            t->node[t->n++] = (struct mask_node){.ctx = GRAM_NONE, .sum = GRAM_NONE};
+            t->node[t->n++] = (struct mask_node){.more = GRAM_NONE};
             path[0] = 0;
         }
-        for (; depth > (s ? common : 0); depth--) {
+        for (; depth > (s ? common : 0); depth--)
             t->node[path[depth]].end = t->n;
-            t->node[path[depth]].last = i;
-        }
         for (; depth < len; path[++depth] = t->n++) {
             if (mask_grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
                 return Q_ENOMEM;
-            t->node[t->n] = (struct mask_node){
-                .first = i, .ctx = GRAM_NONE, .sum = GRAM_NONE, .byte = s[depth]};
+            t->node[t->n] = (struct mask_node){.first = i, .more = GRAM_NONE, .byte = s[depth]};
         }
         if (s)
             t->node[path[depth]].here++;
         before = s;
     }
+    if (mask_grow((void **)&t->node, t->n, &t->cap, sizeof *t->node, e))
+        return Q_ENOMEM;
     t->node[0].end = t->n;
-    t->node[0].last = t->n_str;
+    t->node[t->n] = (struct mask_node){.first = t->n_str};
     return 0;
 }
 
@@ -138,7 +137,8 @@ static int add_ctx(struct build *b, uint32_t node, uint32_t depth)
     struct grammar_vocab *v = b->v;
     const struct mask_node *t = &v->trie.node[node];
     struct mask_ctx c = {v->n_pure, 0, v->n_closer, 0};
-    for (uint32_t pos = t->first + t->here; pos < t->last; pos++) {
+    uint32_t last = mask_last(&v->trie, t);
+    for (uint32_t pos = t->first + t->here; pos < last; pos++) {
         uint16_t chars;
         uint32_t close, at = v->at[pos] + depth, n = v->at[pos + 1] - at;
         if (!in_string(v->bytes + at, n, &chars, &close))
@@ -159,7 +159,8 @@ static int add_ctx(struct build *b, uint32_t node, uint32_t depth)
     c.n_closer = v->n_closer - c.closer;
     if (mask_grow((void **)&v->ctx, v->n_ctx, &v->cap_ctx, sizeof *v->ctx, b->e))
         return Q_ENOMEM;
-    v->trie.node[node].ctx = v->n_ctx;
+    if (node > 0)
+        v->trie.node[node].more = v->n_ctx; /* context 0 is the start of a token */
     v->ctx[v->n_ctx++] = c;
     return 0;
 }
