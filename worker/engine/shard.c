@@ -12,6 +12,7 @@
 #include "worker/model/model.h"
 #include "worker/text/outparse.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,10 @@ struct shard {
     /* Head. */
     struct tokenizer *tok;
     struct chat_template *chat;
+    pthread_t text; /* opens these two while the weights are mapped and the first step runs */
+    bool text_runs;
+    int text_rc;
+    struct err text_err;
     struct pipeline *pipe;
     struct engine *engine;
     struct engine_service *service;
@@ -179,22 +184,49 @@ static const char *output_format(const struct gguf *g)
     return format;
 }
 
+static void *open_text(void *arg)
+{
+    struct shard *s = arg;
+    const struct gguf *g = model_gguf(s->model);
+    struct err *e = &s->text_err;
+    uint32_t most = model_hparams(s->model)->n_vocab;
+    int rc = tokenizer_open_gguf(&s->tok, g, e);
+    if (rc == 0 && tokenizer_n_vocab(s->tok) > most)
+        rc = err_set(e, Q_EINVAL, "the tokeniser has %u tokens, the model only %u",
+                     tokenizer_n_vocab(s->tok), most);
+    s->text_rc = rc;
+    if (rc != 0)
+        return NULL;
+    rc = chat_open_gguf(&s->chat, g, e);
+    if (rc != 0 && rc != Q_ENOTFOUND) {
+        /* Completions still work; a chat request gets a clear refusal. */
+        log_warn("shard", "the chat template cannot be used: %s", e->msg);
+    }
+    return NULL;
+}
+
+static void start_text(struct shard *s)
+{
+    s->text_runs = pthread_create(&s->text, NULL, open_text, s) == 0;
+    if (!s->text_runs)
+        open_text(s);
+}
+
+static int finish_text(struct shard *s, struct err *e)
+{
+    if (s->text_runs)
+        pthread_join(s->text, NULL);
+    s->text_runs = false;
+    if (s->text_rc != 0 && e)
+        *e = s->text_err;
+    return s->text_rc;
+}
+
 static int open_head(struct shard *s, struct err *e)
 {
     const struct shard_config *c = &s->cfg;
     const struct model_hparams *hp = model_hparams(s->model);
-    const struct gguf *g = model_gguf(s->model);
-    int rc = tokenizer_open_gguf(&s->tok, g, e);
-    if (rc != 0)
-        return rc;
-    if (tokenizer_n_vocab(s->tok) > hp->n_vocab)
-        return err_set(e, Q_EINVAL, "the tokeniser has %u tokens, the model only %u",
-                       tokenizer_n_vocab(s->tok), hp->n_vocab);
-    rc = chat_open_gguf(&s->chat, g, e);
-    if (rc != 0 && rc != Q_ENOTFOUND) {
-        /* Completions still work; a chat request gets a clear refusal. */
-        log_warn("shard", "the chat template cannot be used: %s", e ? e->msg : err_name(rc));
-    }
+    int rc;
     struct pipeline_config pc = {
         .stage = s->stage,
         .head = s->head_stage,
@@ -215,6 +247,8 @@ static int open_head(struct shard *s, struct err *e)
         return rc;
     if (c->n_shards == 1 && (rc = pipeline_warm(s->pipe, e)) != 0)
         return rc;
+    if ((rc = finish_text(s, e)) != 0)
+        return rc;
     struct engine_config ec = {
         .pipeline = s->pipe,
         .n_ctx = c->n_ctx,
@@ -229,8 +263,10 @@ static int open_head(struct shard *s, struct err *e)
     ec.n_logits = hp->n_vocab;
     if ((rc = engine_open(&s->engine, &ec, e)) != 0)
         return rc;
-    struct engine_service_config sc = {
-        .engine = s->engine, .tok = s->tok, .chat = s->chat, .format = output_format(g)};
+    struct engine_service_config sc = {.engine = s->engine,
+                                       .tok = s->tok,
+                                       .chat = s->chat,
+                                       .format = output_format(model_gguf(s->model))};
     return engine_service_open(&s->service, &sc, e);
 }
 
@@ -301,6 +337,8 @@ int shard_open(struct shard **out, const struct shard_config *cfg, struct err *e
     if (rc == 0)
         rc = take_sizes(s, e);
     if (rc == 0) {
+        if (cfg->index == 0)
+            start_text(s);
         hash_model(s->model, s->hash);
         rc = open_stages(s, e);
     }
@@ -330,6 +368,7 @@ void shard_close(struct shard *s, unsigned grace_ms)
 {
     if (!s)
         return;
+    (void)finish_text(s, NULL); /* runs on only if opening failed elsewhere */
     /* Work ends first, so that every stream is finished by us; then the server waits for its
      * streams; then nobody calls the rest any more. */
     if (s->engine)
