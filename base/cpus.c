@@ -229,8 +229,9 @@ int cpus_read(struct cpus *c, struct err *e)
                 allowed[n++] = cpu;
         }
     }
+    const char *root = getenv("QUIRE_SYS_ROOT");
     if (rc == 0)
-        rc = cpus_read_at(c, "", allowed, n, e);
+        rc = cpus_read_at(c, root ? root : "", allowed, n, e);
     free(allowed);
     CPU_FREE(set);
     return rc;

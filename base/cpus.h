@@ -24,6 +24,7 @@ struct cpus {
     uint32_t quota; /* cores that the control group grants, rounded; UINT32_MAX: no limit */
 };
 
+/* QUIRE_SYS_ROOT: a folder that stands for / (tests make memory nodes there). */
 Q_MUST_CHECK int cpus_read(struct cpus *c, struct err *e);
 /* The same over a copy of the system's files under `root`, for CPUs allowed[0..n). */
 Q_MUST_CHECK int cpus_read_at(struct cpus *c, const char *root, const uint32_t *allowed,

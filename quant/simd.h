@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* simd.h - spelling that the kernel files share. Internal to quant/. */
+/* simd.h - spelling that files of one instruction set share. */
 #ifndef QUIRE_QUANT_SIMD_H
 #define QUIRE_QUANT_SIMD_H
 

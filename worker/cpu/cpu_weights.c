@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/num.h"
+#include "worker/cpu/cpu_home.h"
 #include "worker/cpu/pack_cache.h"
 
 #include <errno.h>
@@ -33,6 +34,10 @@ struct unit {
     char name[24];
     struct kern_mat *mats[PACK_MAX_MATS];
     const struct gguf_tensor *tensors[PACK_MAX_MATS];
+    struct place {
+        const struct cpu_op *op;
+        uint32_t mat;
+    } places[PACK_MAX_MATS];
     struct pack_head head;
     size_t at; /* in the weights */
     bool kept; /* in the cache, or not to be */
@@ -62,8 +67,10 @@ struct work {
     const struct gguf *file;
     _Atomic uint32_t *left;
     uint32_t first_run[PACK_MAX_MATS + 1];
-    _Atomic uint32_t next;
-    atomic_bool bad; /* a payload has not its hash */
+    struct cpu_tasks chunks; /* of all matrices, by the nodes where they will be read */
+    const struct pool *pool;
+    _Atomic uint32_t next; /* of other tasks */
+    atomic_bool bad;       /* a payload has not its hash */
 };
 
 /* ---- units --------------------------------------------------------------------------------- */
@@ -91,9 +98,10 @@ static uint64_t layout_print(const struct kern_type *t)
     return h;
 }
 
-static int add_mat(struct cpu_weights *w, const char *name, struct kern_mat *m,
+static int add_mat(struct cpu_weights *w, const char *name, struct cpu_op *op, uint32_t mat,
                    const struct gguf_tensor *t, struct err *e)
 {
+    struct kern_mat *m = &op->mat[mat].m;
     struct unit *u = w->n_units ? &w->units[w->n_units - 1] : NULL;
     if (!u || strcmp(u->name, name) != 0 || u->head.n_mats == PACK_MAX_MATS) {
         struct unit *more = realloc(w->units, (w->n_units + 1) * sizeof *more);
@@ -116,6 +124,7 @@ static int add_mat(struct cpu_weights *w, const char *name, struct kern_mat *m,
                                            .rows = m->rows,
                                            .cols = m->cols};
     u->mats[h->n_mats] = m;
+    u->places[h->n_mats] = (struct place){op, mat};
     u->tensors[h->n_mats++] = t;
     h->payload_bytes += (bytes + ALIGN - 1) / ALIGN * ALIGN;
     return 0;
@@ -132,7 +141,7 @@ static int find_units(struct cpu_weights *w, struct cpu_stage *s, const struct p
             snprintf(name, sizeof name, "blk.%u", op->layer);
         for (uint32_t m = 0; rc == 0 && m < PROG_MATS && op->kind != PROG_EMBED; m++) {
             if (op->mat[m].w)
-                rc = add_mat(w, name, &s->ops[i].mat[m].m, op->mat[m].w, e);
+                rc = add_mat(w, name, &s->ops[i], m, op->mat[m].w, e);
         }
     }
     return rc;
@@ -207,16 +216,41 @@ static void do_chunk(struct work *k, uint32_t m, uint32_t chunk)
     }
 }
 
+static uint32_t mat_of(const struct work *k, uint32_t chunk)
+{
+    uint32_t m = 0;
+    while (chunk >= k->first[m + 1])
+        m++;
+    return m;
+}
+
 static void chunk_region(void *ctx, uint32_t tid)
 {
     struct work *k = ctx;
-    uint32_t at, m = 0, n = k->unit->head.n_mats;
-    (void)tid;
-    while ((at = atomic_fetch_add(&k->next, 1)) < k->first[n]) {
-        while (at >= k->first[m + 1])
-            m++;
+    uint32_t at, node = pool_node_index(k->pool, tid);
+    while (cpu_tasks_next(&k->chunks, node, &at)) {
+        uint32_t m = mat_of(k, at);
         do_chunk(k, m, at - k->first[m]);
     }
+}
+
+/* Each chunk belongs to the node of the thread that will read its middle. */
+static int place_chunks(const struct cpu_stage *s, struct work *k, struct err *e)
+{
+    const uint32_t n = k->first[k->unit->head.n_mats], n_nodes = pool_nodes(s->pool);
+    uint32_t *node_of = calloc(NUM_MAX(n, 1U), sizeof *node_of);
+    if (!node_of)
+        return err_set(e, Q_ENOMEM, "no memory for packing");
+    for (uint32_t i = 0; n_nodes > 1 && i < n; i++) {
+        uint32_t m = mat_of(k, i), step = k->panels_at_once[m];
+        uint32_t panel = (i - k->first[m]) * step + step / 2;
+        const struct place *p = &k->unit->places[m];
+        panel = NUM_MIN(panel, k->unit->mats[m]->n_panels - 1);
+        node_of[i] = pool_node_index(s->pool, cpu_home(p->op, p->mat, panel, s->n_threads));
+    }
+    int rc = cpu_tasks_open(&k->chunks, node_of, n, n_nodes, e);
+    free(node_of);
+    return rc;
 }
 
 /* Pack the unit, or only read it. With sources: the hash of each matrix in the file, which is the
@@ -224,7 +258,7 @@ static void chunk_region(void *ctx, uint32_t tid)
 static int run_chunks(struct cpu_stage *s, const struct unit *u, bool pack,
                       uint8_t (*sources)[HASH_XXH3_BYTES], struct err *e)
 {
-    struct work k = {.w = s->loader, .unit = u, .file = model_gguf(s->model)};
+    struct work k = {.w = s->loader, .unit = u, .file = model_gguf(s->model), .pool = s->pool};
     uint32_t n_mats = u->head.n_mats;
     for (uint32_t m = 0; m < n_mats; m++) {
         const struct kern_mat *mat = u->mats[m];
@@ -234,12 +268,13 @@ static int run_chunks(struct cpu_stage *s, const struct unit *u, bool pack,
         k.first[m + 1] = k.first[m] + n;
         k.first_run[m + 1] = k.first_run[m] + (n - 1) / CHUNK_RUN + 1;
     }
-    if (sources && !(k.hashes = malloc((size_t)k.first[n_mats] * sizeof *k.hashes)))
-        return err_set(e, Q_ENOMEM, "no memory for hashes");
-    if (pack && !(k.left = malloc((size_t)k.first_run[n_mats] * sizeof *k.left))) {
-        free(k.hashes);
-        return err_set(e, Q_ENOMEM, "no memory for packing");
-    }
+    int rc = place_chunks(s, &k, e);
+    if (rc == 0 && sources && !(k.hashes = malloc((size_t)k.first[n_mats] * sizeof *k.hashes)))
+        rc = err_set(e, Q_ENOMEM, "no memory for hashes");
+    if (rc == 0 && pack && !(k.left = malloc((size_t)k.first_run[n_mats] * sizeof *k.left)))
+        rc = err_set(e, Q_ENOMEM, "no memory for packing");
+    if (rc)
+        goto out;
     for (uint32_t m = 0; pack && m < n_mats; m++) {
         uint32_t n = k.first[m + 1] - k.first[m];
         for (uint32_t at = 0; at < n; at += CHUNK_RUN)
@@ -249,9 +284,11 @@ static int run_chunks(struct cpu_stage *s, const struct unit *u, bool pack,
     for (uint32_t m = 0; sources && m < n_mats; m++)
         hash_xxh3(k.hashes[k.first[m]], (size_t)(k.first[m + 1] - k.first[m]) * sizeof *k.hashes,
                   sources[m]);
+out:
+    cpu_tasks_close(&k.chunks);
     free(k.hashes);
     free(k.left);
-    return 0;
+    return rc;
 }
 
 static void payload_region(void *ctx, uint32_t tid)
@@ -531,9 +568,11 @@ static int open_cache(struct cpu_weights *w, struct cpu_stage *s, const struct s
     const struct gguf_file *f = gguf_file(model_gguf(s->model));
     struct err why = {0};
     int rc = pack_mode_resolve(&mode, e);
-    if (rc || !f || mode == PACK_OFF || w->n_units == 0 ||
-        (mode == PACK_AUTO && all_bytes(w, false) < AUTO_BYTES))
+    if (rc || !f || mode == PACK_OFF || w->n_units == 0)
         return rc;
+    /* A file's pages lie where it was written or read first: weights would lose their nodes. */
+    if (mode == PACK_AUTO && (all_bytes(w, false) < AUTO_BYTES || pool_nodes(s->pool) > 1))
+        return 0;
     const struct pack_cache_config cc = {.model_path = f->path,
                                          .stamp = {f->bytes, f->mtime_ns, f->inode},
                                          .isa = s->kern->name,

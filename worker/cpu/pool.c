@@ -33,7 +33,7 @@ struct member {
     struct event work; /* raised once per region in which the thread takes part */
     struct pool *pool;
     pthread_t thread;
-    uint32_t tid, node_from, node_to;
+    uint32_t tid, node_from, node_to, node;
     cpu_set_t *where;   /* the CPUs it may use; NULL: any */
     uint64_t spun;      /* pauses since worked_ns was taken */
     uint64_t cpu_ns;    /* of the thread then */
@@ -209,7 +209,9 @@ static int place_members(struct pool *p, const struct cpus *c, bool pin, struct 
         uint32_t at = cpus_place(c, t, p->n);
         m->pool = p;
         m->tid = t;
-        m->node_from = t > 0 && c->all[at].node == node ? p->members[t - 1].node_from : t;
+        bool same = t > 0 && c->all[at].node == node;
+        m->node_from = same ? p->members[t - 1].node_from : t;
+        m->node = t > 0 ? p->members[t - 1].node + !same : 0;
         node = c->all[at].node;
         for (uint32_t u = m->node_from; u <= t; u++)
             p->members[u].node_to = t + 1;
@@ -296,6 +298,16 @@ void pool_node(const struct pool *p, uint32_t tid, uint32_t *from, uint32_t *to)
 {
     *from = p->members[tid].node_from;
     *to = p->members[tid].node_to;
+}
+
+uint32_t pool_node_index(const struct pool *p, uint32_t tid)
+{
+    return p->members[tid].node;
+}
+
+uint32_t pool_nodes(const struct pool *p)
+{
+    return p->members[p->n - 1].node + 1;
 }
 
 uint32_t pool_threads(const struct pool *p)

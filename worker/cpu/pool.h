@@ -31,6 +31,9 @@ uint32_t pool_threads(const struct pool *p);
 /* Threads [*from, *to) share the memory node of thread tid: the same threads for the same
  * number of them on the same machine. */
 void pool_node(const struct pool *p, uint32_t tid, uint32_t *from, uint32_t *to);
+/* That node among those that have threads, counted from 0; how many these are. */
+uint32_t pool_node_index(const struct pool *p, uint32_t tid);
+uint32_t pool_nodes(const struct pool *p);
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 void pool_step(struct pool *p, void (*fn)(void *ctx, uint32_t tid), void *ctx);
 uint32_t pool_active(const struct pool *p);

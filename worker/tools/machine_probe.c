@@ -99,11 +99,12 @@ static const struct probe_loops *loops_of(enum kern_level level)
 
 int probe_machine(struct probe *p, uint32_t n_threads, struct err *e)
 {
+    /* Pinned: in regions as short as these the system often leaves new threads on one core. */
     const struct kern *kern;
     struct pool *pool;
     int rc = kern_get(&kern, e);
     if (rc == 0)
-        rc = pool_open(&pool, &(struct pool_config){.n_threads = n_threads}, e);
+        rc = pool_open(&pool, &(struct pool_config){.n_threads = n_threads, .pin = true}, e);
     if (rc)
         return rc;
     uint32_t n = pool_threads(pool);

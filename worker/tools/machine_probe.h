@@ -18,7 +18,8 @@ struct probe {
 /* About half a second. n_threads 0: physical cores. */
 Q_MUST_CHECK int probe_machine(struct probe *p, uint32_t n_threads, struct err *e);
 
-/* Inner loops of one instruction set. */
+/* Inner loops of one instruction set. Their sums must stay in registers (UNROLL): in memory a
+ * multiplication waits for a load and a store, and the limit comes out at a half. */
 struct probe_loops {
     uint64_t (*read)(const void *p, uint64_t bytes); /* some sum; bytes a multiple of 4096 */
     void (*int8)(uint64_t rounds);

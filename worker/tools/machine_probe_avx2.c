@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 
+#include "quant/simd.h"
+
 #include <immintrin.h>
 
 static uint64_t read_bytes(const void *p, uint64_t bytes)
@@ -25,10 +27,10 @@ static void int8(uint64_t rounds)
 {
     __m256i x = _mm256_set1_epi8(1), y = _mm256_set1_epi8(2), one = _mm256_set1_epi16(1);
     __m256i s[6];
-    for (int i = 0; i < 6; i++)
-        s[i] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 6; i++) s[i] = _mm256_setzero_si256();
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 6; i++) {
+        UNROLL for (int i = 0; i < 6; i++)
+        {
             __m256i t;
             __asm__ volatile("vpmaddubsw %2, %3, %1\n\tvpmaddwd %1, %4, %1\n\tvpaddd %1, %0, %0"
                              : "+x"(s[i]), "=&x"(t)
@@ -41,11 +43,10 @@ static void f32(uint64_t rounds)
 {
     __m256 x = _mm256_setzero_ps();
     __m256 s[12];
-    for (int i = 0; i < 12; i++)
-        s[i] = x;
+    UNROLL for (int i = 0; i < 12; i++) s[i] = x;
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 12; i++)
-            __asm__ volatile("vfmadd231ps %1, %1, %0" : "+x"(s[i]) : "x"(x));
+        UNROLL for (int i = 0; i < 12;
+                    i++) __asm__ volatile("vfmadd231ps %1, %1, %0" : "+x"(s[i]) : "x"(x));
     }
 }
 

@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 
+#include "quant/simd.h"
+
 #include <immintrin.h>
 
 static uint64_t read_bytes(const void *p, uint64_t bytes)
@@ -23,11 +25,10 @@ static void int8(uint64_t rounds)
 {
     __m512i x = _mm512_set1_epi8(1), y = _mm512_set1_epi8(2);
     __m512i s[12]; /* two a cycle, five cycles each: ten in flight, and some */
-    for (int i = 0; i < 12; i++)
-        s[i] = _mm512_setzero_si512();
+    UNROLL for (int i = 0; i < 12; i++) s[i] = _mm512_setzero_si512();
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 12; i++)
-            __asm__ volatile("vpdpbusd %1, %2, %0" : "+v"(s[i]) : "v"(x), "v"(y));
+        UNROLL for (int i = 0; i < 12;
+                    i++) __asm__ volatile("vpdpbusd %1, %2, %0" : "+v"(s[i]) : "v"(x), "v"(y));
     }
 }
 
@@ -35,11 +36,10 @@ static void f32(uint64_t rounds)
 {
     __m512 x = _mm512_setzero_ps();
     __m512 s[12];
-    for (int i = 0; i < 12; i++)
-        s[i] = x;
+    UNROLL for (int i = 0; i < 12; i++) s[i] = x;
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 12; i++)
-            __asm__ volatile("vfmadd231ps %1, %1, %0" : "+v"(s[i]) : "v"(x));
+        UNROLL for (int i = 0; i < 12;
+                    i++) __asm__ volatile("vfmadd231ps %1, %1, %0" : "+v"(s[i]) : "v"(x));
     }
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/tools/machine_probe.h"
 
+#include "quant/simd.h"
+
 #include <arm_neon.h>
 
 static uint64_t read_bytes(const void *p, uint64_t bytes)
@@ -21,22 +23,20 @@ static void int8(uint64_t rounds)
 {
     int8x16_t x = vdupq_n_s8(1), y = vdupq_n_s8(2);
     int32x4_t s[16];
-    for (int i = 0; i < 16; i++)
-        s[i] = vdupq_n_s32(0);
+    UNROLL for (int i = 0; i < 16; i++) s[i] = vdupq_n_s32(0);
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 16; i++)
-            __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(s[i]) : "w"(x), "w"(y));
+        UNROLL for (int i = 0; i < 16; i++) __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" :
+                                                             "+w"(s[i]) : "w"(x), "w"(y));
     }
 }
 
 static void f32(uint64_t rounds)
 {
     float32x4_t x = vdupq_n_f32(0), s[16];
-    for (int i = 0; i < 16; i++)
-        s[i] = x;
+    UNROLL for (int i = 0; i < 16; i++) s[i] = x;
     for (uint64_t r = 0; r < rounds; r++) {
-        for (int i = 0; i < 16; i++)
-            __asm__ volatile("fmla %0.4s, %1.4s, %1.4s" : "+w"(s[i]) : "w"(x));
+        UNROLL for (int i = 0; i < 16;
+                    i++) __asm__ volatile("fmla %0.4s, %1.4s, %1.4s" : "+w"(s[i]) : "w"(x));
     }
 }
 

@@ -17,6 +17,7 @@
 #include "worker/model/model.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,47 @@ static inline void h_close(struct h_run *r)
     model_close(r->model);
     free(r->hidden[0]);
     free(r->hidden[1]);
+}
+
+/* Made-up system files that divide this process's CPUs between two memory nodes, for
+ * QUIRE_SYS_ROOT. False when it has one CPU only. */
+static inline bool h_two_nodes(char root[64])
+{
+    static const char *const nodes = "sys/devices/system/node";
+    char text[2][8 * CPU_SETSIZE] = {"", ""}, path[256];
+    uint32_t n = 0;
+    cpu_set_t set;
+    assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &set))
+            continue;
+        char *to = text[n++ % 2];
+        size_t at = strlen(to);
+        snprintf(to + at, sizeof text[0] - at, "%s%u", at ? "," : "", cpu);
+    }
+    strcpy(root, "/tmp/quire-nodes-XXXXXX");
+    if (n < 2 || !mkdtemp(root))
+        return false;
+    snprintf(path, sizeof path, "mkdir -p %s/%s/node0 %s/%s/node1", root, nodes, root, nodes);
+    assert_int_equal(system(path), 0);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, i < 2 ? "%s/%s/node%d/cpulist" : "%s/%s/online", root, nodes,
+                 i);
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        fprintf(f, "%s\n", i < 2 ? text[i] : "0-1");
+        fclose(f);
+    }
+    setenv("QUIRE_SYS_ROOT", root, 1);
+    return true;
+}
+
+static inline void h_one_node(const char root[64])
+{
+    char cmd[128];
+    unsetenv("QUIRE_SYS_ROOT");
+    snprintf(cmd, sizeof cmd, "rm -r '%s'", root);
+    assert_int_equal(system(cmd), 0);
 }
 
 /* One batch through all stages; logits of b->out_rows into out. */

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/cpu/harness.h"
 
 #include "base/cpus.h"
 #include "worker/cpu/pool.h"
@@ -143,13 +138,46 @@ static void test_pin(void **state)
     pool_close(p);
 }
 
+/* Two memory nodes: threads are divided between them and stay there. */
+static void test_nodes(void **state)
+{
+    char root[64];
+    cpu_set_t sets[MOST];
+    struct pool *p;
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(open_n(&p, 3, false, &e), 0);
+    for (uint32_t t = 0; t < 3; t++)
+        assert_true(pool_node_index(p, t) < pool_nodes(p));
+    pool_close(p);
+    if (!h_two_nodes(root))
+        skip();
+    for (uint32_t n = 1; n <= MOST; n++) {
+        assert_int_equal(open_n(&p, n, false, &e), 0);
+        assert_int_equal(pool_nodes(p), n > 1 ? 2 : 1);
+        pool_run(p, note_cpus, sets);
+        for (uint32_t t = 0; t < n; t++) {
+            uint32_t from, to, node = pool_node_index(p, t);
+            pool_node(p, t, &from, &to);
+            assert_int_equal(node, from > 0);
+            assert_int_equal(node, to == n && n > 1);
+            for (uint32_t u = from; u < to; u++)
+                assert_true(CPU_EQUAL(&sets[u], &sets[t]));
+        }
+        if (n > 1) {
+            CPU_AND(&sets[0], &sets[0], &sets[n - 1]);
+            assert_int_equal(CPU_COUNT(&sets[0]), 0);
+        }
+        pool_close(p);
+    }
+    h_one_node(root);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_run),
-        cmocka_unit_test(test_step),
-        cmocka_unit_test(test_pin),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_run),   cmocka_unit_test(test_step),   cmocka_unit_test(test_pin),
+        cmocka_unit_test(test_nodes), cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

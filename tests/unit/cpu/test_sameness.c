@@ -83,6 +83,31 @@ static void test_chunks_and_threads(void **state)
     }
 }
 
+/* Two memory nodes, weights packed and read by the threads of each. */
+static void test_nodes(void **state)
+{
+    char root[64];
+    struct h_run r;
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        if (!open_file(&r, f, 1, 1, KV_F16))
+            skip();
+        float *want = logits_of(&r, 40, 40);
+        h_close(&r);
+        if (!h_two_nodes(root)) {
+            free(want);
+            skip();
+        }
+        assert_true(open_file(&r, f, 4, 1, KV_F16));
+        h_one_node(root);
+        float *got = logits_of(&r, 40, 15);
+        check_same(want, got, 40, r.n_vocab, files[f]);
+        free(got);
+        free(want);
+        h_close(&r);
+    }
+}
+
 static void test_stages(void **state)
 {
     (void)state;
@@ -344,6 +369,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chunks_and_threads),
+        cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_stages),
         cmocka_unit_test(test_shared_threads),
         cmocka_unit_test(test_batches),
