@@ -6,6 +6,9 @@
         MaskBench and JSON-Schema-Test-Suite 2020-12 (folders of --data) through `quire
         schema-check` and, where they are installed, the Python packages llguidance and xgrammar.
         With --vocab Quire goes through the token masks of that vocabulary and is timed.
+    tests/bench/constrained.py masks --data DIR --vocab FILE.gguf [--bench PROGRAM]
+        What the token masks of each MaskBench schema cost: along its valid instances, then also
+        along random texts that its masks allow. --bench: another build to compare with.
     tests/bench/constrained.py generate --model FILE.gguf --data DIR [--limit N]
         A model writes one text for each schema that compiles: greedy and sampled, alone and eight
         at once; the package jsonschema says whether they are valid.
@@ -246,6 +249,31 @@ KINDS = ["valid", "refused", "cut by max_tokens", "invalid", "error", "unjudged"
 
 # ---- speed --------------------------------------------------------------------------------------
 
+def masks(args):
+    from quire_cluster import QUIRE
+    cases = str(args.data / "json-schema/maskbench-dev.jsonl")
+    programs = {"this": str(QUIRE.parent / "tests/bench_masks")}
+    if args.bench:
+        programs = {"before": args.bench, **programs}
+    rows = []
+    for texts, extra in (("valid instances", []), ("and random texts", ["--random", "60"])):
+        for build, program in programs.items():
+            r = subprocess.run([program, args.vocab, cases, "--tight", *extra], check=True,
+                               capture_output=True, text=True)
+            got = [json.loads(line) for line in r.stdout.splitlines()]
+            for kind in ("median", "p99", "worst"):
+                us = [s[kind] for s in got]
+                rows.append([texts, build, kind, f"{statistics.median(us):.0f}",
+                             f"{percentile(us, 95):.0f}", f"{max(us):.0f}",
+                             sum(x > 50 for x in us), sum(x > 1000 for x in us)])
+            first = [s["first_us"] for s in got]
+            rows.append([texts, build, "first mask", f"{statistics.median(first):.0f}",
+                         f"{percentile(first, 95):.0f}", f"{max(first):.0f}",
+                         sum(x > 50 for x in first), sum(x > 1000 for x in first)])
+    table(["texts", "build", "of each schema", "middle (us)", "95 % (us)", "most (us)",
+           "schemas over 50 us", "over 1 ms"], rows)
+
+
 RATE_SCHEMA = {"type": "array", "minItems": 200, "items": {
     "type": "object", "required": ["id", "name", "tags", "price"],
     "properties": {"id": {"type": "integer"}, "name": {"type": "string", "maxLength": 40},
@@ -288,10 +316,11 @@ def rate(args):
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["conformance", "generate", "rate"])
+    p.add_argument("what", choices=["conformance", "generate", "masks", "rate"])
     p.add_argument("--data", type=pathlib.Path)
     p.add_argument("--vocab")
     p.add_argument("--model")
+    p.add_argument("--bench")
     p.add_argument("--limit", type=int)
     p.add_argument("--only", default="")
     p.add_argument("--show", type=int, default=200)
@@ -299,7 +328,8 @@ def main():
     p.add_argument("--max-tokens", type=int, default=1500)
     p.add_argument("--tokens", type=int, default=64)
     args = p.parse_args()
-    {"conformance": conformance, "generate": generate, "rate": rate}[args.what](args)
+    {"conformance": conformance, "generate": generate, "masks": masks,
+     "rate": rate}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -76,9 +76,10 @@ static inline bool gram_bytes_meet(const struct gram_bytes *a, const struct gram
     return (a->on[0] & b->on[0]) | (a->on[1] & b->on[1]) | (a->on[2] & b->on[2]);
 }
 
-/* Up to `depth` characters that begin with bytes of the set lead on, whichever they are. */
+/* Up to `depth` characters that begin with bytes of the set lead on, whichever they are. Behind
+ * them only bytes of the set and of `exits` can begin a character that leads on. */
 struct dfa_wide {
-    struct gram_bytes set;
+    struct gram_bytes set, exits;
     uint32_t depth;
 };
 

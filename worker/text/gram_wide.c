@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define NARROW 4U /* a class with less than one character in so many may be left out */
+#define ROUNDS 8U
 
 static unsigned lead_bit(uint32_t cp)
 {
@@ -116,6 +117,31 @@ static void measure(const struct widen *w)
     }
 }
 
+/* What may follow behind characters of the sets, by fixpoint; where that takes long, anything. */
+static void leave(const struct widen *w)
+{
+    const struct dfa *d = w->d;
+    bool changed = true;
+    for (unsigned round = 0; round <= ROUNDS && changed; round++) {
+        changed = false;
+        for (uint32_t q = d->n_states; q-- > 1;) {
+            const uint32_t *row = d->next + (size_t)q * d->n_classes;
+            struct gram_bytes *to = &d->wide[q].exits, old = *to;
+            for (uint32_t c = 0; c < d->n_classes; c++) {
+                bool inside = gram_bytes_meet(&w->touch[c], &d->wide[q].set);
+                for (unsigned k = 0; row[c] && k < 3; k++)
+                    to->on[k] |= w->touch[c].on[k] | (inside ? d->wide[row[c]].exits.on[k] : 0);
+            }
+            if (round == ROUNDS)
+                memset(to, 0xFF, sizeof *to);
+            changed |= !gram_bytes_within(to, &old);
+        }
+    }
+    for (uint32_t q = 1; q < d->n_states; q++)
+        for (unsigned k = 0; k < 3; k++)
+            d->wide[q].exits.on[k] &= ~d->wide[q].set.on[k];
+}
+
 int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e)
 {
     size_t cells = (size_t)d->n_states * d->n_classes;
@@ -137,6 +163,7 @@ int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e)
         measure(&w);
         narrow(&w, true);
         measure(&w);
+        leave(&w);
         for (uint32_t q = 1; q < d->n_states; q++)
             if (d->min_dist[q] != GRAM_NONE && d->min_dist[q] > d->far)
                 d->far = d->min_dist[q];

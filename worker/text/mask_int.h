@@ -54,6 +54,9 @@ struct mask_sum {
     uint32_t height;       /* characters of the longest, one that is not complete included */
     bool other;            /* there are tokens that are not plain */
 };
+/* Sets of first bytes that patterns often take or leave as a whole. */
+enum { GROUP_DIGITS, GROUP_UPPER, GROUP_LOWER, GROUP_HIGH, MASK_GROUPS };
+
 /* What may stand behind a closing quote within the token. */
 enum { REST_QUOTES = 1 /* two or more */, REST_CLOSES = 2 /* brackets */ };
 
@@ -70,10 +73,14 @@ struct grammar_vocab {
     unsigned char *rest_bytes;
     uint32_t *rest_at;
     struct mask_trie rests;
-    uint8_t *rest_has; /* REST_* */
-    uint64_t *plain;   /* by pos */
-    struct mask_sum *sum;
+    uint8_t *rest_has;    /* REST_* */
+    uint64_t *plain;      /* by pos */
+    struct mask_sum *sum; /* none twice */
     uint32_t n_sum, cap_sum;
+    /* By pos: plain tokens with a character that begins so. NULL: there is none. */
+    uint64_t *has[192], *has_group[MASK_GROUPS], *has_bits;
+    struct mask_pure *lengthy; /* plain tokens of MASK_BUCKETS characters or more */
+    uint32_t n_lengthy;
     /* Tokens with a quote or a backslash, in a trie of their own. */
     struct mask_trie odd;
     unsigned char *odd_bytes;
@@ -149,6 +156,8 @@ Q_MUST_CHECK int mask_grow(void **p, uint32_t n, uint32_t *cap, size_t size, str
 Q_MUST_CHECK int mask_make_trie(struct mask_trie *t, struct err *e);
 /* The sums, the plain and the odd tokens; contexts and rests are there. */
 Q_MUST_CHECK int mask_plain_open(struct grammar_vocab *v, struct err *e);
+
+struct gram_bytes mask_group(unsigned group);
 
 /* ---- mask_fill.c, mask_string.c: walks; the state at[0] of the scratch is where they begin ----
  */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SMALL 4U /* a subtree with fewer nodes is walked as fast as it is tested */
+#define SUM_SLOTS (1U << 19)
 
 static int no_memory(struct err *e)
 {
@@ -24,12 +24,43 @@ static bool is_lead(uint8_t b)
     return b < 0x80 || b >= 0xC0;
 }
 
+/* The number of an equal sum; added when new. */
+static int intern(struct grammar_vocab *v, const struct mask_sum *s, uint32_t *slot, uint32_t *id,
+                  struct err *e)
+{
+    uint64_t h = s->height * 2U + s->other;
+    for (unsigned k = 0; k < 3; k++) {
+        h = (h ^ s->set.on[k]) * 0x9E3779B97F4A7C15ULL;
+        h ^= h >> 29;
+    }
+    uint32_t at = (uint32_t)h & (SUM_SLOTS - 1);
+    for (; slot[at]; at = (at + 1) & (SUM_SLOTS - 1)) {
+        const struct mask_sum *x = &v->sum[slot[at] - 1];
+        if (x->height == s->height && x->other == s->other &&
+            memcmp(&x->set, &s->set, sizeof x->set) == 0) {
+            *id = slot[at] - 1;
+            return 0;
+        }
+    }
+    *id = GRAM_NONE;
+    if (v->n_sum >= SUM_SLOTS / 2)
+        return 0; /* so many that it goes without */
+    int rc = mask_grow((void **)&v->sum, v->n_sum, &v->cap_sum, sizeof *v->sum, e);
+    if (rc == 0) {
+        v->sum[v->n_sum] = *s;
+        *id = v->n_sum++;
+        slot[at] = v->n_sum;
+    }
+    return rc;
+}
+
 /* n_plain: how many plain tokens stand before each pos. A node's children come behind it. */
 static int sums(struct grammar_vocab *v, const uint32_t *n_plain, struct err *e)
 {
     const struct mask_trie *t = &v->trie;
     struct mask_sum *all = calloc(t->n, sizeof *all);
-    int rc = all ? 0 : no_memory(e);
+    uint32_t *slot = calloc(SUM_SLOTS, sizeof *slot);
+    int rc = all && slot ? 0 : no_memory(e);
     for (uint32_t i = t->n; rc == 0 && i-- > 0;) {
         struct mask_node *p = &v->trie.node[i];
         struct mask_sum *s = &all[i];
@@ -49,16 +80,63 @@ static int sums(struct grammar_vocab *v, const uint32_t *n_plain, struct err *e)
                 s->set.on[b / 64] |= 1ULL << (b % 64);
             }
         }
-        if (p->end - i <= SMALL || p->byte == '"')
-            continue;
-        rc = mask_grow((void **)&v->sum, v->n_sum, &v->cap_sum, sizeof *v->sum, e);
-        if (rc == 0) {
-            p->more = v->n_sum;
-            v->sum[v->n_sum++] = *s;
-        }
+        if (p->end > i + 1 && p->byte != '"')
+            rc = intern(v, s, slot, &p->more, e);
     }
     free(all);
+    free(slot);
     return rc;
+}
+
+struct gram_bytes mask_group(unsigned group)
+{
+    static const struct {
+        uint8_t lo, hi;
+    } of[MASK_GROUPS] = {{'0', '9'}, {'A', 'Z'}, {'a', 'z'}, {0xC0, 0xFF}};
+    struct gram_bytes s = {{0}};
+    for (unsigned b = gram_lead_bit(of[group].lo); b <= gram_lead_bit(of[group].hi); b++)
+        s.on[b / 64] |= 1ULL << (b % 64);
+    return s;
+}
+
+/* Who has which characters. */
+static int sort_by_bytes(struct grammar_vocab *v, struct err *e)
+{
+    size_t words = (size_t)v->tok_words + 1, used = 0;
+    uint32_t n, all = v->trie.node[0].more;
+    struct gram_bytes any = {{0}};
+    if (all != GRAM_NONE)
+        any = v->sum[all].set;
+    for (unsigned k = 0; k < 3; k++)
+        used += (unsigned)__builtin_popcountll(any.on[k]);
+    v->has_bits = calloc((used + MASK_GROUPS) * words, sizeof *v->has_bits);
+    v->lengthy = malloc((v->ctx[0].n_pure + 1U) * sizeof *v->lengthy);
+    if (!v->has_bits || !v->lengthy)
+        return no_memory(e);
+    used = 0;
+    for (unsigned b = 0; b < 192; b++)
+        if (any.on[b / 64] >> (b % 64) & 1)
+            v->has[b] = v->has_bits + words * used++;
+    for (unsigned g = 0; g < MASK_GROUPS; g++)
+        v->has_group[g] = v->has_bits + words * used++;
+    for (uint32_t i = 0; i < v->ctx[0].n_pure; i++) {
+        const struct mask_pure *p = &v->pure[v->ctx[0].pure + i];
+        const unsigned char *s = text_of(v, p->pos, &n);
+        if (!(v->plain[p->pos / 64] >> (p->pos % 64) & 1))
+            continue;
+        if (p->need >= MASK_BUCKETS)
+            v->lengthy[v->n_lengthy++] = *p;
+        for (uint32_t k = 0; k < n; k++)
+            if (is_lead(s[k]))
+                mask_set(v->has[gram_lead_bit(s[k])], p->pos);
+    }
+    for (unsigned g = 0; g < MASK_GROUPS; g++) {
+        struct gram_bytes s = mask_group(g);
+        for (unsigned b = 0; b < 192; b++)
+            for (size_t i = 0; v->has[b] && s.on[b / 64] >> (b % 64) & 1 && i < words; i++)
+                v->has_group[g][i] |= v->has[b][i];
+    }
+    return 0;
 }
 
 static bool is_odd(const unsigned char *s, uint32_t n)
@@ -133,5 +211,7 @@ int mask_plain_open(struct grammar_vocab *v, struct err *e)
     }
     int rc = sums(v, n_plain, e);
     free(n_plain);
+    if (rc == 0)
+        rc = sort_by_bytes(v, e);
     return rc ? rc : odd(v, e);
 }

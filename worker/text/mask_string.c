@@ -13,6 +13,7 @@
 
 struct lite {
     uint32_t end, n; /* n: characters since the walk began */
+    bool left;       /* one of them was an exit */
     unsigned failed; /* tracks, as bits */
     struct gram_utf8 u;
     uint32_t q[SRUN_TRACKS];
@@ -24,6 +25,8 @@ struct plain {
     const struct sgram *g;
     struct strack t[SRUN_TRACKS];
     uint32_t n_t, n_chars;
+    bool by_set; /* tokens without the exits are decided */
+    struct gram_bytes exits;
     /* Which tracks may fail: by their bits, as far as it was asked. */
     struct {
         unsigned failed;
@@ -76,6 +79,92 @@ static bool take_all(const struct plain *p, const struct mask_node *n, const str
     return true;
 }
 
+static bool is_in(const struct gram_bytes *s, uint8_t b)
+{
+    return s->on[gram_lead_bit(b) / 64] >> (gram_lead_bit(b) % 64) & 1;
+}
+
+/* Is all below n decided already? */
+static bool decided(const struct plain *p, const struct mask_node *n)
+{
+    if (n->more == GRAM_NONE || n->byte == '"')
+        return false;
+    const struct mask_sum *s = &p->m->v->sum[n->more];
+    return (!s->other || p->st) && !gram_bytes_meet(&s->set, &p->exits);
+}
+
+/* Tokens made of these characters only. */
+static void fill_set(struct gmask_scratch *w, const struct grammar_vocab *v,
+                     const struct gram_bytes *set, const uint64_t *within)
+{
+    const uint64_t *without[192 + MASK_GROUPS];
+    struct gram_bytes done = *set;
+    uint32_t n = 0;
+    for (unsigned g = 0; g < MASK_GROUPS; g++) {
+        struct gram_bytes s = mask_group(g);
+        if (gram_bytes_meet(&s, set))
+            continue;
+        without[n++] = v->has_group[g];
+        for (unsigned k = 0; k < 3; k++)
+            done.on[k] |= s.on[k];
+    }
+    for (unsigned b = 0; b < 192; b++)
+        if (v->has[b] && !(done.on[b / 64] >> (b % 64) & 1))
+            without[n++] = v->has[b];
+    for (uint32_t i = 0; i < v->tok_words; i += 64) {
+        uint32_t to = v->tok_words - i < 64 ? v->tok_words - i : 64;
+        uint64_t no[64] = {0};
+        for (uint32_t k = 0; k < n; k++)
+            for (uint32_t j = 0; j < to; j++)
+                no[j] |= without[k][i + j];
+        for (uint32_t j = 0; j < to; j++)
+            w->tok[i + j] |= v->plain[i + j] & within[i + j] & ~no[j];
+    }
+}
+
+/* With one automaton, in a state where a set of characters goes on for long: tokens of these
+ * characters are found without a walk, and tokens with others only matter if they have an exit.
+ * With none at all only the length counts. False: it does not apply. */
+static bool decide_by_set(struct plain *p)
+{
+    const struct grammar_vocab *v = p->m->v;
+    const struct strack *d = NULL;
+    uint32_t left = GRAM_NONE, sum = v->trie.node[0].more, depth = GRAM_NONE;
+    struct gram_bytes set = {{~0ULL, ~0ULL, ~0ULL}};
+    if (sum == GRAM_NONE || (v->sum[sum].other && !p->st))
+        return false;
+    for (uint32_t i = 0; i < p->n_t; i++) {
+        const struct strack *t = &p->t[i];
+        if ((t->d && d) || t->o || !is_lost(p, 1U << i))
+            return false;
+        d = t->d ? t : d;
+        if (t->max == GRAM_NONE)
+            continue;
+        uint32_t most = t->max > p->n_chars ? t->max - p->n_chars : 0;
+        if (t->d && t->d->far > 0 && most < (uint64_t)v->sum[sum].height + t->d->far)
+            return false;
+        left = most < left ? most : left;
+    }
+    if (d) {
+        const struct dfa_wide *w = &d->d->wide[d->q];
+        if (w->depth < MASK_BUCKETS)
+            return false;
+        set = w->set;
+        depth = w->depth;
+        p->exits = w->exits;
+        p->by_set = true;
+    }
+    fill_set(p->w, v, &set, left < MASK_BUCKETS ? v->by_pos[left] : v->plain);
+    for (uint32_t i = 0; left >= MASK_BUCKETS && i < v->n_lengthy; i++) {
+        uint32_t pos = v->lengthy[i].pos, need = v->lengthy[i].need;
+        uint64_t bit = 1ULL << (pos % 64);
+        if (p->w->tok[pos / 64] & bit &&
+            (need > left || (need > depth && !mask_exact(p->m, p->w, p->w->at, pos, 0))))
+            p->w->tok[pos / 64] &= ~bit;
+    }
+    return true;
+}
+
 /* The byte in to->u was taken: do the tracks allow it? whole: it completes to->u.cp. */
 static bool follow(struct plain *p, struct lite *to, bool whole)
 {
@@ -112,6 +201,8 @@ static void walk_plain(struct plain *p, uint32_t from)
         at[0].q[i] = p->t[i].q;
     if (take_all(p, &t->node[from], &at[0], false))
         return;
+    if (from == 0 && decide_by_set(p) && (!p->by_set || decided(p, &t->node[0])))
+        return;
     for (uint32_t i = from + 1; i < at[0].end;) {
         const struct mask_node *n = &t->node[i];
         while (depth > 0 && at[depth].end <= i)
@@ -124,16 +215,20 @@ static void walk_plain(struct plain *p, uint32_t from)
             continue;
         }
         to->n = up->n;
+        to->left = up->left || !p->by_set || (up->u.left == 0 && is_in(&p->exits, n->byte));
         to->failed = up->failed;
         to->u = up->u;
         for (uint32_t k = 0; k < p->n_t; k++)
             to->q[k] = up->q[k];
         int k = gram_utf8_step(&to->u, n->byte);
         if (k >= 0 && follow(p, to, k > 0)) {
-            for (uint32_t j = 0; j < n->here; j++)
+            for (uint32_t j = 0; to->left && j < n->here; j++)
                 mask_set(p->w->tok, n->first + j);
-            bool taken = next == i + 1 || (k > 0 ? take_all(p, n, to, false)
-                                                 : up->u.left == 0 && take_all(p, n, to, true));
+            bool taken = next == i + 1;
+            if (!taken && !to->left)
+                taken = decided(p, n);
+            else if (!taken && (k > 0 || up->u.left == 0))
+                taken = take_all(p, n, to, k == 0);
             if (!taken) {
                 to->end = next;
                 depth++;

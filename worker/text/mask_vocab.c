@@ -342,6 +342,8 @@ void grammar_vocab_close(struct grammar_vocab *v)
     free(v->rest_has);
     free(v->plain);
     free(v->sum);
+    free(v->has_bits);
+    free(v->lengthy);
     free(v->odd.node);
     free(v->odd_bytes);
     free(v->odd_at);

@@ -312,6 +312,101 @@ static void test_masks(void **state)
     grammar_vocab_close(v);
 }
 
+/* A token that the mask allows; half of the time one with a quote, so that strings end. */
+static uint32_t choose(const struct grammar_vocab *v, const uint64_t *mask, uint64_t *rng)
+{
+    uint32_t n = grammar_vocab_size(v), found = TOKEN_NONE;
+    *rng = *rng * 6364136223846793005ULL + 1442695040888963407ULL;
+    bool quote = *rng >> 60 & 1;
+    for (uint32_t i = 0, id = (uint32_t)(*rng >> 33) % n; i < n; i++, id = (id + 1) % n) {
+        size_t len;
+        if (!(mask[id / 64] >> (id % 64) & 1))
+            continue;
+        const char *s = grammar_vocab_text(v, id, &len);
+        if (!quote || memchr(s, '"', len))
+            return id;
+        found = found == TOKEN_NONE ? id : found;
+    }
+    return found;
+}
+
+/* Where masks take whole parts of the vocabulary: keys and strings that automata watch, lengths,
+ * items that differ, schemas that exclude each other. */
+static void test_random_masks(void **state)
+{
+    (void)state;
+    static const struct {
+        enum kind kind;
+        const char *grammar;
+    } on[] = {
+        {SCHEMA, "{\"patternProperties\":{\"^[^ ]+$\":{\"type\":\"string\"},\"^x-\":{}},"
+                 "\"additionalProperties\":false,\"minProperties\":3}"},
+        {TIGHT, "{\"type\":\"object\",\"properties\":{\"name\":{},\"next\":{}},"
+                "\"additionalProperties\":{\"type\":\"string\",\"maxLength\":7},"
+                "\"minProperties\":4}"},
+        {SCHEMA, "{\"type\":\"object\",\"propertyNames\":{\"pattern\":\"^[a-z_.]{2,9}$\"},"
+                 "\"minProperties\":3,\"additionalProperties\":{\"enum\":[\"a\",\"b c\"]}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":5,\"uniqueItems\":true,\"items\":"
+                 "{\"type\":\"string\",\"maxLength\":2}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":5,\"uniqueItems\":true,\"items\":{\"type\":"
+                 "\"object\",\"properties\":{\"k\":{\"maxLength\":1}},\"required\":[\"k\"]}}"},
+        {TIGHT, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\","
+                "\"pattern\":\"^([a-z]|[ ])*$\"}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\","
+                 "\"pattern\":\"^\\\\S{3,40}$\",\"maxLength\":30}}"},
+        {TIGHT, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\","
+                "\"format\":\"uri\"}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"format\":\"email\","
+                 "\"type\":\"string\",\"maxLength\":24}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\",\"oneOf\":["
+                 "{\"pattern\":\"^.*[0-9]$\"},{\"maxLength\":9},{\"pattern\":\"^[A-F]+/\"}]}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\",\"not\":"
+                 "{\"pattern\":\"e\"},\"minLength\":3}}"},
+        {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\","
+                 "\"pattern\":\"^[^\\u0400-\\u04ff]{1,33}\\u00e9?$\"}}"},
+        {REGEX, "([^\"\\\\]|\\\\.){40}[\\s\\S]*"},
+    };
+    struct err e = {0};
+    struct tokenizer *t = open_vocab("ggml-vocab-phi-3.gguf"); /* bytes are tokens too */
+    struct grammar_vocab *v;
+    struct gmask_scratch *w;
+    uint64_t rng = 7;
+    if (!t) {
+        printf("skipped: no vocabulary\n");
+        skip();
+    }
+    assert_int_equal(grammar_vocab_open(&v, t, &e), 0);
+    tokenizer_close(t);
+    uint64_t *mask = calloc(grammar_vocab_size(v) / 64 + 1, sizeof *mask);
+    assert_int_equal(gmask_scratch_open(&w, v, &e), 0);
+    for (size_t i = 0; i < NUM_COUNT(on); i++) {
+        struct grammar *g;
+        struct gmatch *m, *copy;
+        if (compile(on[i].kind, on[i].grammar, &g, &e))
+            fail_msg("%s: %s", on[i].grammar, e.msg);
+        assert_int_equal(gmatch_open(&m, g, v, &e), 0);
+        assert_int_equal(gmatch_open(&copy, g, v, &e), 0);
+        for (unsigned k = 0; k < 24 && !gmatch_finished(m); k++) {
+            gmatch_fill_mask(m, w, mask);
+            if (k % 2)
+                agree(m, copy, v, w, mask, on[i].grammar);
+            uint32_t id = choose(v, mask, &rng);
+            if (id == TOKEN_NONE) {
+                agree(m, copy, v, w, mask, on[i].grammar); /* a dead end it is */
+                break;
+            }
+            if (!gmatch_accept_token(m, id))
+                fail_msg("%s: token %u is refused", on[i].grammar, id);
+        }
+        gmatch_close(m);
+        gmatch_close(copy);
+        grammar_free(g);
+    }
+    free(mask);
+    gmask_scratch_close(w);
+    grammar_vocab_close(v);
+}
+
 static void test_gbnf_files(void **state)
 {
     (void)state;
@@ -353,9 +448,8 @@ static void test_gbnf_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_cases),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_masks),      cmocka_unit_test(test_random_masks),
         cmocka_unit_test(test_gbnf_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
