@@ -183,7 +183,8 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
     scratch->have_rests = false;
     gram_copy(m->g, st, &m->now);
     scratch->n_ready = 1;
-    st->s.low = gram_schema(m->g, st) ? st->s.len : 0;
+    if (m->g->kind != GRAMMAR_GBNF) /* its state lies in the same place */
+        st->s.low = gram_schema(m->g, st) ? st->s.len : 0;
     if (in_str(m->g, st) && st->s.phase == 0 && st->s.u.left == 0) {
         w.ctx = 0;
         w.ctx_chars = st->s.n_chars;

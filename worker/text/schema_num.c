@@ -296,8 +296,8 @@ bool snum_alive_plain(const struct snum *c, const char *s, size_t n)
         s++;
         n--;
     }
-    if (n == 0)
-        return plain_meets(c, 0, INFINITY, neg);
+    if (n == 0) /* behind a sign zero alone is no use */
+        return (!c->has_min || c->fmin < 0) && plain_meets(c, 0, INFINITY, neg);
     const char *dot = memchr(s, '.', n);
     size_t whole = dot ? (size_t)(dot - s) : n;
     struct sdec d;

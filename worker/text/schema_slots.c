@@ -367,8 +367,17 @@ static bool key_fits(const struct sgram *g, const struct sstate *st, const char 
     return srun_settle(g, &copy, copy.top);
 }
 
+static bool is_required(const struct sobj *o, uint32_t name)
+{
+    for (uint32_t i = 0; i < o->n_required; i++)
+        if (o->required[i] == name)
+            return true;
+    return false;
+}
+
 /* Where schemas exclude each other a name may be one too many: it counts as used, so that no
- * text begins it. Only names that nothing depends on. */
+ * text begins it. Only names that nothing depends on, and whose turn it is: counting one as used
+ * that is required would let texts without it in. */
 static void drop_names(const struct sgram *g, struct sstate *st)
 {
     struct frame *f = srun_frame(st, st->top);
@@ -385,8 +394,9 @@ static void drop_names(const struct sgram *g, struct sstate *st)
     for (uint32_t i = 0; excludes && i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
         const struct sobj *o = is_open_object(g, s) ? &g->obj[g->node[s->node].obj] : NULL;
-        for (uint32_t k = 0; o && o->name && o->n_dep == 0 && k < o->n_names; k++)
-            if (!is_seen(st, s, k) && !key_fits(g, st, o->name[k]))
+        uint32_t last = o && o->in_order ? last_name(o, s) : GRAM_NONE;
+        for (uint32_t k = 0; o && o->name && o->n_dep == 0 && k < o->n_names && k <= last; k++)
+            if (!is_seen(st, s, k) && !is_required(o, k) && !key_fits(g, st, o->name[k]))
                 seen_of(st, s)[k / 64] |= 1ULL << (k % 64);
     }
 }

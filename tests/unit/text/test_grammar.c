@@ -56,6 +56,12 @@ static const struct kase cases[] = {
      "\"b\":{\"const\":2}},\"required\":[\"b\"]}],\"type\":\"object\"}",
      {"{\"a\":1}", "{\"b\":2}"},
      {"{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":3}", "{}"}},
+    {TIGHT, /* a name whose turn has not come is no name too many */
+     "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\",\"required\":[\"name\",\"checked\"],"
+     "\"properties\":{\"name\":{\"type\":\"string\"},\"checked\":{\"type\":\"boolean\"}},"
+     "\"additionalProperties\":false}]}",
+     {"\"a\"", "{\"name\":\"a\",\"checked\":true}"},
+     {"{\"name\":\"a\"}", "{}", "{\"checked\":true}"}},
     {TIGHT, /* several speak of one object: none is closed */
      "{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}}},{\"properties\":{\"b\":{"
      "\"type\":\"integer\"}}}],\"type\":\"object\"}",
