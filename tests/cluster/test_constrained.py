@@ -85,8 +85,7 @@ def test_choices_and_any_object(story):
     for spelling in ({"guided_choice": words}, {"structured_outputs": {"choice": words}}):
         assert text(ask(story, **spelling)) in words
     r = ask(story, response_format={"type": "json_object"}, temperature=0, max_tokens=300)
-    if r.json["choices"][0]["finish_reason"] == "stop":
-        assert isinstance(json.loads(text(r)), dict)
+    assert isinstance(json.loads(text(r)), dict)
     assert text(r).startswith("{")
     assert text(ask(story, response_format={"type": "text"}, temperature=0, max_tokens=5))
 
@@ -119,6 +118,36 @@ def test_limits_and_stop_strings_still_cut(story):
     assert r.json["choices"][0]["finish_reason"] == "stop" and '":' not in text(r)
     assert text(ask(story, logit_bias={str(i): -100 for i in range(1024)},
                     guided_choice=["yes"])) == "yes"
+
+
+def test_answers_end_within_the_budget(story):
+    loose = {"type": "object", "required": ["title", "tags", "n"], "properties": {
+        "title": {"type": "string"}, "n": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}}}}
+    reasons = set()
+    for budget in (60, 90, 140):
+        for seed in range(4):
+            r = ask(story, seed=seed, max_tokens=budget, json_schema=loose)
+            assert set(json.loads(text(r))) == {"title", "tags", "n"}
+            assert r.json["usage"]["completion_tokens"] <= budget
+            reasons.add(r.json["choices"][0]["finish_reason"])
+            # The same alone and as one of several.
+            assert text(ask(story, seed=seed, max_tokens=budget, json_schema=loose, n=2)) == text(r)
+    assert "length" in reasons
+    r = ask(story, max_tokens=40, response_format={"type": "json_object"})
+    assert isinstance(json.loads(text(r)), dict)
+    for seed in range(4):
+        assert re.fullmatch("[a-z ]*[.]([0-9]{2})+", text(ask(
+            story, seed=seed, max_tokens=12, guided_regex="[a-z ]*[.]([0-9]{2})+")))
+    # A call that the budget ended is whole, yet nobody should run it.
+    tool = {"type": "function", "function": {"name": "say", "parameters": {
+        "type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}}}
+    for seed in range(4):
+        r = ask(story, chat=True, seed=seed, max_tokens=70, tools=[tool], tool_choice="required")
+        c = r.json["choices"][0]
+        assert c["finish_reason"] in ("length", "tool_calls"), c
+        for call in c["message"].get("tool_calls", []):
+            assert set(json.loads(call["function"]["arguments"])) == {"text"}
 
 
 def bad(story, status=400, **fields):

@@ -131,9 +131,9 @@ int answer_end(struct answer *a, uint32_t choice, answer_fn *fn, void *ctx)
     return outparse_end(a->parse, on_piece, a);
 }
 
-Quire__FinishReason answer_reason(const struct answer *a, Quire__FinishReason why)
+Quire__FinishReason answer_reason(const struct answer *a, Quire__FinishReason why, bool hurried)
 {
-    /* A caller must not run a call that the token limit cut off. */
-    bool cut = why == QUIRE__FINISH_REASON__FINISH_LENGTH && a->n_broken > 0;
+    /* A caller must not run a call that the token limit cut off, or gave its arguments. */
+    bool cut = why == QUIRE__FINISH_REASON__FINISH_LENGTH && (a->n_broken > 0 || hurried);
     return a->n_whole > 0 && !cut ? QUIRE__FINISH_REASON__FINISH_TOOL_CALLS : why;
 }

@@ -24,8 +24,8 @@ Q_MUST_CHECK int answer_feed(struct answer *a, const char *text, size_t n, const
                              answer_fn *fn, void *ctx);
 /* The text ends: what is held is decided. No Delta comes if nothing was held. */
 Q_MUST_CHECK int answer_end(struct answer *a, uint32_t choice, answer_fn *fn, void *ctx);
-/* After answer_end: what to tell when the engine ended for `why`. */
-Quire__FinishReason answer_reason(const struct answer *a, Quire__FinishReason why);
+/* After answer_end: what to tell when the engine ended for `why`; hurried: it made the text end. */
+Quire__FinishReason answer_reason(const struct answer *a, Quire__FinishReason why, bool hurried);
 void answer_close(struct answer *a); /* NULL is fine */
 
 #endif

@@ -512,7 +512,7 @@ static void next_token(struct engine *en, struct seq *q, const float *logits, ui
         close_request(en, r, rc, e.msg);
         return;
     }
-    uint32_t token = sampler_pick(en->sampler, &r->sampling, &in);
+    uint32_t token = seq_hurry(q, sampler_pick(en->sampler, &r->sampling, &in));
     struct token_logprobs lp;
     if (r->logprobs)
         sampler_logprobs(logits, en->cfg.n_logits, token, r->top_logprobs, &lp);

@@ -26,10 +26,10 @@
 struct engine_service {
     struct engine_service_config cfg;
     struct text_pool *pool;
-    const char *bos, *eos; /* texts, "" if none */
-    bool think_control;    /* the marks of reasoning are control tokens */
+    const char *bos, *eos;             /* texts, "" if none */
+    bool think_control;                /* the marks of reasoning are control tokens */
     char think_end[OUTPARSE_MAX_MARK]; /* "": no reasoning */
-    uint32_t think_start;  /* the token that opens it, or TOKEN_NONE */
+    uint32_t think_start;              /* the token that opens it, or TOKEN_NONE */
     /* Grammars are compiled beside the rest: they may take long, and hold up their own requests
      * only. */
     struct text_pool *slow;
@@ -390,7 +390,7 @@ static void send_finished(struct gen *g, const struct engine_event *ev)
             answer_failed(g);
             return;
         }
-        f.reason = answer_reason(a, f.reason);
+        f.reason = answer_reason(a, f.reason, ev->hurried);
     }
     f.n_prompt_tokens = ev->n_prompt;
     f.n_completion_tokens = ev->n_completion;

@@ -104,8 +104,11 @@ static int seq_open(struct seq *q, struct request *r, uint32_t choice,
     if (r->constraint) {
         struct err e;
         q->gate = c->thinking ? GATE_THINKING : c->think_start != TOKEN_NONE ? GATE_FIRST : GATE_ON;
-        return gmatch_open(&q->match, constraint_grammar(r->constraint),
-                           constraint_vocab(r->constraint), &e);
+        int rc = gmatch_open(&q->match, constraint_grammar(r->constraint),
+                             constraint_vocab(r->constraint), &e);
+        return rc ? rc
+                  : gfinish_open(&q->finish, constraint_grammar(r->constraint),
+                                 constraint_vocab(r->constraint), q->match, q->max_gen, &e);
     }
     return 0;
 }
@@ -189,6 +192,7 @@ void request_unref(struct request *r)
         free(q->lp);
         free(q->lp_end);
         gmatch_close(q->match);
+        gfinish_close(q->finish);
         stop_fini(&q->stop);
         buf_fini(&q->piece);
         buf_fini(&q->out);
@@ -269,14 +273,52 @@ static int follow(struct seq *q, uint32_t token, enum finish *why)
     if (q->gate == GATE_THINKING) {
         /* A token that ends the text ends it here too. */
         int rc = *why == FINISH_STOP ? 0 : think(q, token);
-        if (rc != 0 || q->gate == GATE_THINKING)
+        if (rc != 0)
             return rc;
+        token = TOKEN_NONE;
     } else if (!gmatch_accept_token(q->match, token) && *why != FINISH_STOP) {
         return Q_EINVAL;
     }
-    if (gmatch_finished(q->match))
+    if (q->gate == GATE_ON && gmatch_finished(q->match))
         *why = FINISH_STOP;
+    else if (*why == FINISH_NOT)
+        gfinish_follow(q->finish, q->match, token, q->max_gen - q->n_gen);
     return 0;
+}
+
+/* While the model reasons, tokens are kept for the mark that ends it and for a short text. */
+static uint32_t hurry_thinking(struct seq *q, uint32_t token)
+{
+    const char *mark = q->req->think_end;
+    uint32_t left = q->max_gen - q->n_gen, text, all, next;
+    if (!gfinish_known(q->finish, &text))
+        return token;
+    all = gfinish_spell(q->finish, mark, strlen(mark), &next);
+    /* Behind any token at all the whole mark may have to come. */
+    if (all == UINT32_MAX || text + all < left)
+        return token;
+    uint32_t rest = gfinish_spell(q->finish, mark + q->n_mark, strlen(mark + q->n_mark), &next);
+    return rest != UINT32_MAX && text + rest <= left ? next : token;
+}
+
+uint32_t seq_hurry(struct seq *q, uint32_t token)
+{
+    uint32_t meant = token;
+    if (q->gate == GATE_NONE || seq_is_last(q, token))
+        return token;
+    if (q->gate == GATE_THINKING) {
+        token = hurry_thinking(q, token);
+    } else if (q->gate == GATE_FIRST && token == q->req->think_start) {
+        uint32_t text, all, next;
+        all = gfinish_spell(q->finish, q->req->think_end, strlen(q->req->think_end), &next);
+        if (gfinish_known(q->finish, &text) &&
+            (all == UINT32_MAX || text + all >= q->max_gen - q->n_gen))
+            token = gfinish_first(q->finish);
+    } else {
+        token = gfinish_pick(q->finish, q->match, token, q->max_gen - q->n_gen - 1);
+    }
+    q->hurried |= token != meant;
+    return token;
 }
 
 size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask)
@@ -332,6 +374,8 @@ static int advance(struct seq *q, uint32_t token, const struct token_logprobs *l
         rc = stop_put(&q->stop, text, q->piece.len, &q->out);
     if (rc == 0 && *why != FINISH_NOT)
         rc = stop_flush(&q->stop, &q->out);
+    if (q->hurried && *why == FINISH_STOP)
+        *why = FINISH_LENGTH;
     if (q->stop.matched >= 0)
         *why = FINISH_STOP;
     q->n_shown += q->out.len;
@@ -370,6 +414,7 @@ void seq_emit_finished(struct seq *q, enum finish why, uint64_t now_ms)
                      .kind = ENGINE_FINISHED,
                      .choice = q->choice,
                      .finish = why,
+                     .hurried = q->hurried,
                      .stop_text = q->stop.matched >= 0 ? q->req->stops.text[q->stop.matched] : NULL,
                      .n_prompt = q->req->n_prompt,
                      .n_completion = q->n_gen,

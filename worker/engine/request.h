@@ -16,6 +16,7 @@
 #include "worker/engine/constraint.h"
 #include "worker/engine/sampler.h"
 #include "worker/engine/stop.h"
+#include "worker/text/gram_finish.h"
 #include "worker/text/tokenizer.h"
 
 #include <stdatomic.h>
@@ -48,6 +49,7 @@ struct engine_event {
     const struct token_logprobs *logprobs;
     size_t n_logprobs;
     enum finish finish;    /* FINISHED */
+    bool hurried;          /* FINISHED by length, yet the text is complete: it was made to end */
     const char *stop_text; /* FINISHED: the stop string that matched, or NULL */
     uint32_t n_prompt, n_completion;
     double prefill_ms, decode_ms;
@@ -137,7 +139,9 @@ struct seq {
     enum seq_gate gate;
     uint32_t n_mark; /* bytes of think_end seen */
     struct gmatch *match;
-    uint32_t n_echo; /* prompt tokens whose logprobs were told */
+    struct gfinish *finish; /* how the text can still be ended within max_gen */
+    bool hurried;           /* a token came for that reason: the model meant another one */
+    uint32_t n_echo;        /* prompt tokens whose logprobs were told */
     bool echo_told;
 
     uint64_t admitted_ms, first_ms;
@@ -192,6 +196,9 @@ void request_emit(struct request *r, const struct engine_event *ev);
 /* Which tokens may come next, into mask: how many, or SIZE_MAX when all may and mask is as
  * before. */
 size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask);
+/* The token to take instead of the one that was sampled: the same one unless the constraint could
+ * no longer be met within max_gen behind it. */
+uint32_t seq_hurry(struct seq *q, uint32_t token);
 /* Is it a token after which the sequence ends? */
 bool seq_is_last(const struct seq *q, uint32_t token);
 /* The next token of a sequence: text, events, end. lp may be NULL. Returns why the sequence is

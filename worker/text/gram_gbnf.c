@@ -475,6 +475,41 @@ static int check(struct parser *p)
     return rc;
 }
 
+#define MAX_ROUNDS 1000U
+
+static uint32_t state_least(const struct gbnf *g, const struct nfa_state *a)
+{
+    uint32_t x = a->x == GRAM_NONE ? GBNF_ENDLESS : g->least[a->x];
+    if (a->op == OP_RET)
+        return 0;
+    if (a->op == NFA_SPLIT)
+        return NUM_MIN(x, g->least[a->y]);
+    if (a->op == OP_CALL)
+        x += g->least[g->start[a->y]];
+    else
+        x += a->op == NFA_CHAR;
+    return NUM_MIN(x, GBNF_ENDLESS);
+}
+
+static int measure(struct gbnf *g, struct err *e)
+{
+    bool changed = true;
+    g->least = malloc(((size_t)g->a.n + 1) * sizeof *g->least);
+    if (!g->least)
+        return err_set(e, Q_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < g->a.n; i++)
+        g->least[i] = GBNF_ENDLESS;
+    for (unsigned round = 0; changed && round < MAX_ROUNDS; round++) {
+        changed = false;
+        for (uint32_t i = g->a.n; i-- > 0;) {
+            uint32_t was = g->least[i];
+            g->least[i] = state_least(g, &g->a.s[i]);
+            changed |= g->least[i] != was;
+        }
+    }
+    return 0;
+}
+
 int gbnf_compile(struct gbnf **out, const char *text, size_t n, struct err *e)
 {
     struct parser p = {.s = text, .n = n, .e = e};
@@ -496,6 +531,8 @@ int gbnf_compile(struct gbnf **out, const char *text, size_t n, struct err *e)
         p.g->root = i;
         rc = i == p.g->n_rules ? err_set(e, Q_EINVAL, "grammar: there is no rule root") : check(&p);
     }
+    if (rc == 0)
+        rc = measure(p.g, e);
     free(p.rule);
     free(p.cls);
     if (rc)
@@ -511,6 +548,7 @@ void gbnf_free(struct gbnf *g)
         return;
     nfa_fini(&g->a);
     free(g->start);
+    free(g->least);
     free(g);
 }
 
@@ -670,4 +708,12 @@ bool gbnf_can_stop(const struct gbnf_state *st)
         if (st->thr[i].s == GRAM_NONE)
             return true;
     return false;
+}
+
+uint32_t gbnf_least(const struct gbnf *g, const struct gbnf_state *st, struct gbnf_thread t)
+{
+    uint32_t n = t.s == GRAM_NONE ? 0 : g->least[t.s];
+    for (uint32_t i = t.stk; i != GRAM_NONE && n < GBNF_ENDLESS; i = st->stk[i].up)
+        n += g->least[st->stk[i].ret];
+    return NUM_MIN(n, GBNF_ENDLESS);
 }

@@ -8,9 +8,12 @@
 #define GBNF_THREADS 256U
 #define GBNF_STACK   1536U
 
+#define GBNF_ENDLESS (1U << 24)
+
 struct gbnf {
     struct nfa a;
     uint32_t *start; /* by rule */
+    uint32_t *least; /* by state: fewest characters to the end of its rule, or GBNF_ENDLESS */
     uint32_t n_rules, root;
 };
 struct gbnf_thread {
@@ -29,6 +32,8 @@ void gbnf_free(struct gbnf *g);
 bool gbnf_init(const struct gbnf *g, struct gbnf_state *st);
 bool gbnf_step(const struct gbnf *g, struct gbnf_state *st, uint8_t byte);
 bool gbnf_can_stop(const struct gbnf_state *st);
+/* Fewest characters from a thread of st to the end of the text, or GBNF_ENDLESS. */
+uint32_t gbnf_least(const struct gbnf *g, const struct gbnf_state *st, struct gbnf_thread t);
 void gbnf_copy(struct gbnf_state *to, const struct gbnf_state *from);
 
 #endif

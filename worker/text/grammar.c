@@ -30,13 +30,14 @@ void grammar_free(struct grammar *g)
 
 static size_t dfa_bytes(const struct dfa *d)
 {
-    return d ? (size_t)d->n_states * (d->n_classes * 4U + 9U + sizeof *d->wide) + d->n_bounds * 6U : 0;
+    return d ? (size_t)d->n_states * (d->n_classes * 4U + 9U + sizeof *d->wide) + d->n_bounds * 6U
+             : 0;
 }
 
 static size_t sgram_bytes(const struct sgram *g)
 {
-    size_t n = sizeof *g + g->n_node * sizeof *g->node + g->n_kid * sizeof *g->kid +
-               g->n_key_node * sizeof *g->key_node;
+    size_t n = sizeof *g + g->n_node * (sizeof *g->node + 6 * sizeof *g->least) +
+               g->n_kid * sizeof *g->kid + g->n_key_node * sizeof *g->key_node;
     for (uint32_t i = 0; i < g->n_str; i++)
         n += sizeof *g->str + dfa_bytes(g->str[i].d);
     for (uint32_t i = 0; i < g->n_num; i++)
@@ -172,6 +173,8 @@ int grammar_compile_choice(struct grammar **out, const struct jv *list, struct e
     }
     if (rc == 0)
         rc = dfa_build(&g->dfa, &a, start, e);
+    if (rc == 0)
+        rc = dfa_widen(g->dfa, NULL, e);
     nfa_fini(&a);
     return finish(out, g, rc, e);
 }
@@ -285,7 +288,10 @@ bool gram_can_stop(const struct grammar *g, const struct gram_state *st, struct 
         return srun_can_stop(g->schema, &st->s, &scratch->s);
     if (g->kind == GRAMMAR_GBNF)
         return gbnf_can_stop(&st->b);
-    return st->sub == GRAM_NONE && st->u.left == 0 && g->dfa->accept[st->q];
+    if (g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE) /* a number at the end of the text */
+        return g->dfa->accept[dfa_next(g->dfa, st->q, FRAME_SUB + st->sub)] &&
+               srun_can_stop(g->sub[st->sub], &st->s, &scratch->s);
+    return st->u.left == 0 && g->dfa->accept[st->q];
 }
 
 /* ---- matchers ---- */

@@ -586,6 +586,8 @@ int sgram_compile(struct sgram **out, const struct jv *schema, const struct gram
         c.g->max_ws = opt && opt->max_ws ? NUM_MIN(opt->max_ws, 200U) : 20;
         c.g->tight = opt && opt->tight;
         rc = compile_all(&c, schema);
+        if (rc == 0)
+            rc = sleast_make(c.g, e);
     }
     sref_close(&c.ref);
     buf_fini(&c.paths);
@@ -626,5 +628,6 @@ void sgram_free(struct sgram *g)
     free(g->arr);
     free(g->obj);
     free(g->key_node);
+    free(g->least);
     free(g);
 }

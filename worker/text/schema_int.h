@@ -91,6 +91,7 @@ struct sgram {
     uint32_t *key_node;
     uint32_t n_node, n_kid, n_str, n_num, n_arr, n_obj, n_key_node;
     uint32_t cap_node, cap_kid, cap_str, cap_num, cap_arr, cap_obj, cap_key_node;
+    uint32_t *least; /* by node and type: bytes of the shortest value, about */
     uint32_t root;
     unsigned max_ws;
     bool tight;
@@ -98,6 +99,12 @@ struct sgram {
 Q_MUST_CHECK int sgram_compile(struct sgram **out, const struct jv *schema,
                                const struct grammar_options *opt, struct err *e);
 void sgram_free(struct sgram *g);
+/* ---- schema_least.c ---- */
+#define SLEAST_NONE (1U << 24) /* there is no such value */
+/* Fill in g->least. */
+Q_MUST_CHECK int sleast_make(struct sgram *g, struct err *e);
+uint32_t sleast_node(const struct sgram *g, uint32_t node);
+
 /* ---- schema_format.c: a regex for a known format, NULL: annotation only ---- */
 const char *schema_format(const char *name);
 
@@ -136,6 +143,8 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t byte);
 /* A text that is a number ends before b, which is no part of it: true, and st is LX_DONE. */
 bool srun_leave(const struct sgram *g, struct sstate *st, uint8_t b);
 bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate *scratch);
+/* Is st behind a number that may end there? */
+bool srun_number_ends(const struct sgram *g, const struct sstate *st, struct sstate *scratch);
 
 /* What the rest of the string may be, as far as the masks can use it. */
 struct sfree {
@@ -148,8 +157,8 @@ bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *f);
 /* ---- what the characters of a string change ---- */
 #define SRUN_TRACKS 16U
 struct strack {
-    const struct dfa *d;   /* may be NULL */
-    const struct sobj *o;  /* keys */
+    const struct dfa *d;  /* may be NULL */
+    const struct sobj *o; /* keys */
     const struct slot *of;
     uint32_t q, max, slot;
 };

@@ -408,7 +408,12 @@ bool srun_can_stop(const struct sgram *g, const struct sstate *st, struct sstate
 {
     if (st->lex == LX_DONE)
         return true;
-    if (st->lex != LX_NUM || st->depth != 1)
+    return st->depth == 1 && srun_number_ends(g, st, scratch);
+}
+
+bool srun_number_ends(const struct sgram *g, const struct sstate *st, struct sstate *scratch)
+{
+    if (st->lex != LX_NUM)
         return false;
     sstate_copy(scratch, st);
     return number_done(g, scratch);

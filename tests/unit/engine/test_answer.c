@@ -87,7 +87,7 @@ static Quire__FinishReason take(struct seen *s, const char *text, size_t step, s
     }
     assert_int_equal(s->n_tokens, n_feeds);
     assert_int_equal(answer_end(a, 3, on_delta, s), 0);
-    Quire__FinishReason r = answer_reason(a, why);
+    Quire__FinishReason r = answer_reason(a, why, false);
     answer_close(a);
     return r;
 }
