@@ -230,7 +230,7 @@ static void test_depth(void **state)
 /* Two sequences of different length share the threads, also where a window hides old keys. */
 static void test_two_at_depth(void **state)
 {
-    enum { A = 1000, B = 490, STEPS = 40 };
+    enum { A = 1014, B = 502, STEPS = 16 };
     static const size_t which[] = {0, 3};
     (void)state;
     for (size_t k = 0; k < 2; k++) {
@@ -239,12 +239,12 @@ static void test_two_at_depth(void **state)
             skip();
         float *want = logits_of(&r, LONG, MAX_ROWS), *got;
         h_close(&r);
-        for (uint32_t threads = 2; threads <= 5; threads++) {
+        for (uint32_t threads = 2; threads <= 5; threads += 3) {
             assert_true(open_file(&r, which[k], threads, 1, KV_F16));
-            got = malloc((size_t)LONG * r.n_vocab * sizeof(float));
+            got = malloc((size_t)2 * r.n_vocab * sizeof(float));
             assert_non_null(got);
-            h_feed(&r, tokens, A, 0, pages, MAX_ROWS, true, got);
-            h_feed(&r, tokens, B, 0, pages + 100, MAX_ROWS, true, got);
+            h_feed(&r, tokens, A, 0, pages, MAX_ROWS, false, got);
+            h_feed(&r, tokens, B, 0, pages + 100, MAX_ROWS, false, got);
             for (uint32_t i = 0; i < STEPS; i++) {
                 struct batch_seq seqs[2] = {{0, 1, A + i + 1, pages},
                                             {1, 1, B + i + 1, pages + 100}};
