@@ -4,7 +4,6 @@
 
 #include "base/num.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -215,11 +214,29 @@ void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const vo
  * from f32 activations and outliers a row: 2.0 0.0009 and 2, 3.0 0.0015 and 1, none 0.0028. */
 #define OUTLIER_RATIO 2.0f
 
+/* The first of 32 values that is as large as the largest; NaN is none. */
+static uint32_t peak_of(const float *x)
+{
+    int32_t bits[32], most = -1;
+    memcpy(bits, x, sizeof bits);
+    for (unsigned c = 0; c < 32; c++) { /* ordered as the amplitudes are */
+        int32_t v = bits[c] & INT32_MAX;
+        bits[c] = v > 0x7f800000 ? -1 : v;
+        most = NUM_MAX(most, bits[c]);
+    }
+    for (uint32_t c = 0; c < 32; c++) {
+        if (bits[c] == most)
+            return c;
+    }
+    return 0;
+}
+
 void kern_act_convert(const struct kern_type *k, const float *x, uint32_t cols, void *act,
                       struct kern_outliers *o)
 {
+    enum { MOST = 2 * KERN_OUTLIERS };
     struct kern_act *a = act;
-    uint32_t n_blocks = cols / 32;
+    uint32_t n_blocks = cols / 32, high[MOST], n_high = 0;
     float sum = 0;
 
     k->act_convert(x, cols, act);
@@ -227,26 +244,39 @@ void kern_act_convert(const struct kern_type *k, const float *x, uint32_t cols, 
     for (uint32_t b = 0; b < n_blocks; b++)
         sum += a[b].d;
     const float limit = OUTLIER_RATIO * sum / (float)n_blocks;
-    while (o->n < KERN_OUTLIERS) {
-        uint32_t most = 0, column = 0;
-        float rest[32], peak = -1;
-        for (uint32_t b = 1; b < n_blocks; b++) {
-            if (a[b].d > a[most].d)
-                most = b;
+    /* Blocks above the limit are few; where there are more, the highest of them. */
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        if (!(a[b].d > limit))
+            continue;
+        if (n_high == MOST) {
+            uint32_t least = 0;
+            for (uint32_t i = 1; i < MOST; i++) {
+                if (a[high[i]].d <= a[high[least]].d)
+                    least = i;
+            }
+            if (!(a[b].d > a[high[least]].d))
+                continue;
+            memmove(high + least, high + least + 1, (MOST - least - 1) * sizeof *high);
+            n_high--;
         }
-        if (!(a[most].d > limit))
+        high[n_high++] = b;
+    }
+    while (o->n < KERN_OUTLIERS) {
+        uint32_t most = 0;
+        float rest[32];
+        for (uint32_t i = 1; i < n_high; i++) {
+            if (a[high[i]].d > a[high[most]].d)
+                most = i;
+        }
+        if (n_high == 0 || !(a[high[most]].d > limit))
             return;
+        most = high[most];
         memcpy(rest, x + 32 * (size_t)most, sizeof rest);
         for (uint32_t i = 0; i < o->n; i++) {
             if (o->column[i] / 32 == most)
                 rest[o->column[i] % 32] = 0;
         }
-        for (uint32_t c = 0; c < 32; c++) {
-            if (fabsf(rest[c]) > peak) {
-                peak = fabsf(rest[c]);
-                column = c;
-            }
-        }
+        uint32_t column = peak_of(rest);
         o->column[o->n] = 32 * most + column;
         o->x[o->n++] = rest[column];
         rest[column] = 0;

@@ -145,11 +145,32 @@ static void act_f32(const float *x, uint32_t cols, void *act)
     memcpy(act, x, cols * sizeof *x);
 }
 
+/* kern_act_set with all its fields in one vector; code: 32 codes. */
+INLINE void act_set(struct kern_act *a, float amax, __m256i code)
+{
+    _Static_assert(offsetof(struct kern_act, d) == 32 && offsetof(struct kern_act, start32) == 56 &&
+                       sizeof(struct kern_act) == 64,
+                   "d, sum, start0, start8, start16, start128, start32[2] are 8 words");
+    const __m256i bias = _mm256_setr_epi32(4096, 4096, 4096, 4096, 4096, 4096, 2048, 2048);
+    const __m256i times = _mm256_setr_epi32(32, 32, 32, 3, 4, 7, 5, 5); /* 32: nothing is left */
+    /* Sums of codes + 128: of each half in all words of its lane, then of both. */
+    __m256i s =
+        _mm256_sad_epu8(_mm256_xor_si256(code, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+    s = _mm256_shuffle_epi32(_mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e)), 0);
+    __m256i other = _mm256_permute4x64_epi64(s, 0x4e), all = _mm256_add_epi32(s, other);
+    s = _mm256_blend_epi32(_mm256_blend_epi32(all, other, 0x40), s, 0x80);
+    s = _mm256_sub_epi32(s, bias);
+    __m256i start = _mm256_sub_epi32(_mm256_set1_epi32(KERN_MAGIC), _mm256_sllv_epi32(s, times));
+    __m256 v = _mm256_blend_ps(_mm256_castsi256_ps(start), _mm256_cvtepi32_ps(s), 2);
+    __m256 d = _mm256_set1_ps(amax > KERN_ACT_TINY ? amax / 127.0f : 0);
+    _mm256_storeu_ps(&a->d, _mm256_blend_ps(v, d, 1));
+}
+
 static void act_q8(const float *x, uint32_t cols, void *act)
 {
     struct kern_act *a = act;
     const __m512 zero = _mm512_setzero_ps();
-    const __m512i low = _mm512_set1_epi32(-127), high = _mm512_set1_epi32(127);
+    const __m512i low = _mm512_set1_epi32(-127);
     for (uint32_t b = 0; b < cols / 32; b++, x += 32, a++) {
         __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
         /* The maximum takes its second operand when one is NaN: NaN does not count. */
@@ -160,12 +181,12 @@ static void act_q8(const float *x, uint32_t cols, void *act)
         __m512 scale = _mm512_set1_ps(tiny ? 0 : 127.0f / amax);
         __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, scale));
         __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, scale));
-        q0 = _mm512_min_epi32(_mm512_max_epi32(q0, low), high);
-        q1 = _mm512_min_epi32(_mm512_max_epi32(q1, low), high);
-        int sum0 = _mm512_reduce_add_epi32(q0), sum1 = _mm512_reduce_add_epi32(q1);
-        _mm_store_si128((__m128i *)(void *)a->q, _mm512_cvtepi32_epi8(q0));
-        _mm_store_si128((__m128i *)(void *)(a->q + 16), _mm512_cvtepi32_epi8(q1));
-        kern_act_set(a, amax, sum0, sum1);
+        /* Saturation is the upper bound. */
+        __m128i c0 = _mm512_cvtsepi32_epi8(_mm512_max_epi32(q0, low));
+        __m128i c1 = _mm512_cvtsepi32_epi8(_mm512_max_epi32(q1, low));
+        __m256i code = _mm256_inserti128_si256(_mm256_castsi128_si256(c0), c1, 1);
+        _mm256_storeu_si256((__m256i *)(void *)a->q, code);
+        act_set(a, amax, code);
     }
 }
 

@@ -239,6 +239,55 @@ static void check_act(const struct kern *kern)
     free(b);
 }
 
+/* Which columns stand apart: the largest of the block with the largest amplitude, the first of
+ * equal ones, while that is above twice the mean. Also where very many blocks are high. */
+static void check_choice(const struct kern *kern)
+{
+    enum { COLS = 2048, BLOCKS = COLS / 32 };
+    const struct kern_type *k = kern->find(QT_Q4_1);
+    float x[COLS], left[COLS], d[BLOCKS];
+    uint8_t *a = room(k->act_bytes(COLS)), *b = room(k->act_bytes(COLS));
+    for (int round = 0; round < 300; round++) {
+        struct kern_outliers o;
+        float sum = 0;
+        uint32_t n = 0, n_high = (uint32_t)round % 14;
+        for (uint32_t i = 0; i < COLS; i++)
+            x[i] = rnd_f();
+        for (uint32_t i = 0; i < n_high; i++) /* of few sizes, so that some are equal */
+            x[rnd() % COLS] = (i % 2 ? 1.0f : -1.0f) * (float)(50 + rnd() % 4);
+        if (round % 7 == 3)
+            x[rnd() % COLS] = NAN;
+        memcpy(left, x, sizeof left);
+        kern_act_convert(k, x, COLS, a, &o);
+        for (bool first = true;; first = false) {
+            uint32_t block = 0, column = 0;
+            for (uint32_t i = 0; i < BLOCKS; i++) {
+                float most = 0;
+                for (uint32_t c = 0; c < 32; c++)
+                    most = fmaxf(most, fabsf(left[32 * i + c]));
+                d[i] = most / 127.0f;
+                sum += first ? d[i] : 0;
+                block = d[i] > d[block] ? i : block;
+            }
+            if (n == KERN_OUTLIERS || !(d[block] > 2.0f * sum / BLOCKS))
+                break;
+            for (uint32_t c = 32 * block, most = c; c < 32 * block + 32; c++) {
+                most = fabsf(left[c]) > fabsf(left[most]) || isnan(left[most]) ? c : most;
+                column = most;
+            }
+            CHECK(n < o.n && o.column[n] == column && o.x[n] == x[column],
+                  "outlier %u of round %d is column %u", n, round, column);
+            left[column] = 0;
+            n++;
+        }
+        CHECK(o.n == n, "%u outliers in round %d, not %u", o.n, round, n);
+        k->act_convert(left, COLS, b);
+        CHECK(memcmp(a, b, k->act_bytes(COLS)) == 0, "what outliers leave, round %d", round);
+    }
+    free(a);
+    free(b);
+}
+
 /* Rows with a few activations far above the rest: taken out, multiplied apart. */
 struct spiky {
     uint32_t rows, cols, n_tokens;
@@ -513,6 +562,7 @@ int main(int argc, char **argv)
         return 0;
     }
     check_act(kern);
+    check_choice(kern);
     for (size_t i = 0; i < N_TYPES; i++)
         check_type(kern, all_types[i]);
     for (size_t i = 0; i < N_TYPES; i++)
