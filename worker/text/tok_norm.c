@@ -96,18 +96,20 @@ static bool is_chinese(uint32_t cp)
            (cp >= 0xF900 && cp <= 0xFAFF) || (cp >= 0x2F800 && cp <= 0x2FA1F);
 }
 
-/* BERT: controls go, whitespace is a space, ideographs stand alone. */
+/* BERT: controls go (of whitespace those but three), whitespace is a space, ideographs stand
+ * alone. */
 static void each_clean(const struct norm_step *st, struct uni_char c, const char *s,
                        struct buf *out)
 {
     if (st->clean) {
+        uint16_t cat = c.cp == UNI_BAD ? UNI_CAT('C', 'c') : uni_cat(c.cp);
+        bool kept = c.cp == '\t' || c.cp == '\n' || c.cp == '\r';
+        if (c.cp == 0xFFFD || (cat >> 8 == 'C' && cat != UNI_CAT('C', 'n') && !kept))
+            return;
         if (c.cls & UNI_SP) {
             buf_putc(out, ' ');
             return;
         }
-        uint16_t cat = c.cp == UNI_BAD ? UNI_CAT('C', 'c') : uni_cat(c.cp);
-        if (c.cp == 0xFFFD || (cat >> 8 == 'C' && cat != UNI_CAT('C', 'n')))
-            return;
     }
     bool alone = st->chinese && is_chinese(c.cp);
     if (alone)

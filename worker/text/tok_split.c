@@ -168,12 +168,13 @@ static int cut_chars(struct parts *p, enum split_kind kind, size_t n)
     return rc == 0 && done < n ? part(p, done, n, false) : rc;
 }
 
-/* Japanese mixes three scripts: they count as one, and a space as any. 0: any. */
+/* Japanese mixes three scripts: they count as one; a space counts as any, and what has none.
+ * 0: any. */
 static unsigned fixed_script(uint32_t cp)
 {
     static const char *const japanese[] = {"Hiragana", "Katakana"};
     unsigned han, kana, script = cp < 0x110000 ? script_of(cp) : 0;
-    if (cp == ' ' || !script_find("Han", 3, &han))
+    if (cp == ' ' || script == 0 || !script_find("Han", 3, &han))
         return 0;
     for (int i = 0; i < 2; i++) {
         if (script_find(japanese[i], 8, &kana) && script == kana)

@@ -344,6 +344,42 @@ static void test_marked(void **state)
     jv_free(v);
 }
 
+static void check_same(const char *name, const char *a, const char *b)
+{
+    char path[512];
+    struct token_list l = {0}, r = {0};
+    snprintf(path, sizeof(path), FOLDER "/%s.json", name);
+    struct jv *v = read_json(path);
+    struct tokenizer *t = open_tree(name, jv_get(v, "tokenizer"));
+    assert_int_equal(tokenizer_encode(t, a, strlen(a), false, true, &l, NULL), 0);
+    assert_int_equal(tokenizer_encode(t, b, strlen(b), false, true, &r, NULL), 0);
+    assert_true(l.n > 0 && l.n == r.n);
+    assert_memory_equal(l.ids, r.ids, l.n * sizeof(*l.ids));
+    free(l.ids);
+    free(r.ids);
+    tokenizer_close(t);
+    jv_free(v);
+}
+
+/* Found by comparing with the packages on random texts. */
+static void test_odd_characters(void **state)
+{
+    (void)state;
+    /* Of the controls that are whitespace only three separate words for BERT. */
+    check_same("bert",
+               "the \x0B\x0C\xC2\x85"
+               "fox",
+               "the fox");
+    check_same("bert",
+               "the\x0B"
+               "fox",
+               "thefox");
+    check_same("bert", "the\rfox\tover\nit", "the fox over it");
+    /* What belongs to no script goes with any, and at the start is dropped as a space is. */
+    check_same("scripts", "\xEE\x80\x80the", "the");
+    check_same("scripts", " \xEE\x80\x80the", "the");
+}
+
 static void reverse_id(struct jv *obj, const char *key, int64_t n)
 {
     assert_int_equal(jv_set(obj, key, jv_new_int(n - 1 - jv_int(jv_get(obj, key), -1))), 0);
@@ -395,8 +431,10 @@ static void test_any_order(void **state)
 static void test_long_runs(void **state)
 {
     (void)state;
-    static const char *const names[] = {
-        "llama2", "unigram", "metaspace_first_whole", "cl100k", "bert", "clip", "precompiled"};
+    static const char *const names[] = {"llama2",      "unigram",    "metaspace_first_whole",
+                                        "cl100k",      "bert",       "clip",
+                                        "precompiled", "norm_bytes", "wordlevel",
+                                        "scripts"};
     size_t n = 300000;
     char *s = malloc(n);
     assert_non_null(s);
@@ -405,9 +443,13 @@ static void test_long_runs(void **state)
         snprintf(path, sizeof(path), FOLDER "/%s.json", names[k]);
         struct jv *v = read_json(path);
         struct tokenizer *t = open_tree(names[k], jv_get(v, "tokenizer"));
-        for (int kind = 0; kind < 4; kind++) {
+        for (int kind = 0; kind < 5; kind++) {
             for (size_t i = 0; i < n; i++)
-                s[i] = kind == 0 ? 'a' : kind == 1 ? ' ' : kind == 2 ? "ab"[i % 2] : (char)0x80;
+                s[i] = kind == 0   ? 'a'
+                       : kind == 1 ? ' '
+                       : kind == 2 ? "ab"[i % 2]
+                       : kind == 3 ? (char)0x80
+                                   : "\xCC\x81"[i % 2]; /* combining marks */
             struct token_list l = {0};
             assert_int_equal(tokenizer_encode(t, s, n, true, true, &l, NULL), 0);
             free(l.ids);
@@ -424,7 +466,8 @@ int main(void)
         cmocka_unit_test(test_json),      cmocka_unit_test(test_sentencepiece),
         cmocka_unit_test(test_refusals),  cmocka_unit_test(test_model_refusals),
         cmocka_unit_test(test_folder),    cmocka_unit_test(test_marked),
-        cmocka_unit_test(test_any_order), cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_any_order), cmocka_unit_test(test_odd_characters),
+        cmocka_unit_test(test_long_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
