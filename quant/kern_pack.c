@@ -265,13 +265,24 @@ INLINE void shape_pack(const struct kern_shape s, unsigned r, const uint8_t *row
     }
 }
 
-static void plain_pack(unsigned r, size_t size, const uint8_t *rows, size_t row_bytes,
+/* Some columns of all rows at a time, so that lines which are written stay in cache. */
+INLINE void plain_pack(unsigned r, size_t size, const uint8_t *rows, size_t row_bytes,
                        uint32_t n_rows, uint32_t cols, uint8_t *panel)
 {
-    memset(panel, 0, round64((size_t)cols * r * size));
-    for (unsigned row = 0; row < n_rows; row++)
-        for (uint32_t c = 0; c < cols; c++)
-            memcpy(panel + (c * (size_t)r + row) * size, rows + row * row_bytes + c * size, size);
+    enum { COLUMNS = 32 };
+    const size_t used = (size_t)cols * r * size;
+    if (n_rows < r)
+        memset(panel, 0, used);
+    memset(panel + used, 0, round64(used) - used);
+    for (uint32_t from = 0; from < cols; from += COLUMNS) {
+        const uint32_t n = cols - from < COLUMNS ? cols - from : COLUMNS;
+        for (unsigned row = 0; row < n_rows; row++) {
+            const uint8_t *p = rows + row * row_bytes + from * size;
+            uint8_t *to = panel + (from * (size_t)r + row) * size;
+            for (uint32_t c = 0; c < n; c++)
+                memcpy(to + c * (size_t)r * size, p + c * size, size);
+        }
+    }
 }
 
 #define SHAPE_FNS(name, bits, scales, offset, iq4, r)                                              \

@@ -81,7 +81,7 @@ INLINE void plain_few(const enum qtype type, const uint8_t *panel, uint32_t cols
 {
     struct plain_at x = plain_at(acts, plain_stride(cols));
     const size_t pair = 2 * plain_column_bytes(type);
-    const size_t ahead = tile <= ASK_TOKENS ? kern_ahead() : 0;
+    const size_t ahead = kern_ahead();
     vf sum[PLAIN_FEW];
     UNROLL for (unsigned t = 0; t < tile; t++) sum[t] = vf_set(0);
     for (uint32_t c = 0; c < cols;) {
