@@ -230,6 +230,42 @@ def test_a_forced_call_streams(story):
     assert reasons == ["tool_calls"]
 
 
+def test_a_forced_function_in_the_old_words(story):
+    for seed in range(4):
+        r = ask(story, chat=True, seed=seed, functions=[WEATHER["function"], TIME["function"]],
+                function_call={"name": "get_weather"})
+        assert r.status == 200, r.body
+        c = r.json["choices"][0]
+        assert c["finish_reason"] == "function_call" and "tool_calls" not in c["message"]
+        call = c["message"]["function_call"]
+        assert call["name"] == "get_weather"
+        assert set(json.loads(call["arguments"])) == {"city", "unit"}
+
+
+def test_strict_tools_leave_the_text_alone(story):
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    fields = {"temperature": 0, "max_tokens": 20}
+    free = ask(story, chat=True, tools=[WEATHER], **fields)
+    kept = ask(story, chat=True, tools=[strict], **fields)
+    assert text(free) == text(kept)
+    broken = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+        "type": "object", "properties": {"a": {"unevaluatedItems": False}}}}}
+    e = bad(story, tools=[TIME, broken])
+    assert e["param"] == "tools[1].function.parameters" and "unevaluatedItems" in e["message"]
+    broken["function"]["strict"] = False
+    assert text(ask(story, chat=True, tools=[strict, broken], **fields)) == text(free)
+
+
+def test_a_prompt_is_scored_alone(story):
+    whole = ask(story, max_tokens=3, temperature=0, echo=True, logprobs=1)
+    r = ask(story, max_tokens=0, echo=True, logprobs=1)
+    assert text(r) == "Once upon a time" and r.json["usage"]["completion_tokens"] == 0
+    assert r.json["choices"][0]["finish_reason"] == "length"
+    lps = r.json["choices"][0]["logprobs"]["token_logprobs"]
+    assert lps[0] is None and len(lps) == r.json["usage"]["prompt_tokens"]
+    assert whole.json["choices"][0]["logprobs"]["token_logprobs"][:len(lps)] == lps
+
+
 def test_tool_choices_that_cannot_be(story):
     assert bad(story, tool_choice="required")["param"] == "tool_choice"
     named = {"type": "function", "function": {"name": "nobody"}}

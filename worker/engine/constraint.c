@@ -106,7 +106,8 @@ static int make_key(const struct constraint_spec *s, char key[HASH_SHA256_HEX])
     buf_printf(&b, "%d %zu ", (int)s->kind, strlen(s->text));
     buf_puts(&b, s->text);
     if (tools) {
-        buf_printf(&b, " %s %d %zu ", s->format, s->one_call, strlen(s->content));
+        buf_printf(&b, " %s %d %d %zu ", s->format, s->one_call, s->when_called,
+                   strlen(s->content));
         buf_puts(&b, s->content);
         for (size_t i = 0; i < s->n_allowed; i++) {
             buf_printf(&b, " %zu ", strlen(s->allowed[i]));
@@ -179,6 +180,7 @@ static int compile_tools(const struct constraint_spec *s, const struct jv *tools
                            .allowed = s->allowed,
                            .n_allowed = s->n_allowed,
                            .one_call = s->one_call,
+                           .when_called = s->when_called,
                            .content = content};
     if (rc == 0)
         rc = grammar_compile_tools(out, &t, opt, v, e);

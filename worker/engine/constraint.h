@@ -32,6 +32,7 @@ struct constraint_spec {
     const char *const *allowed;
     size_t n_allowed;
     bool one_call;
+    bool when_called;    /* text around the calls is free */
     const char *content; /* "": a call must come; else the JSON schema of the text beside */
 };
 

@@ -477,10 +477,11 @@ static int allowed_tokens(struct engine *en, struct seq *q, const uint64_t **mas
         if (rc != 0 || !en->mask)
             return err_set(e, Q_ENOMEM, "out of memory for a constraint");
     }
-    if (seq_mask(q, en->scratch, en->mask) == 0)
+    size_t n = seq_mask(q, en->scratch, en->mask);
+    if (n == 0)
         return err_set(e, Q_EINVAL, "the constraint leaves no way to go on after %u tokens",
                        q->n_gen);
-    *mask = en->mask;
+    *mask = n == SIZE_MAX ? NULL : en->mask;
     return 0;
 }
 
@@ -500,11 +501,13 @@ static void next_token(struct engine *en, struct seq *q, const float *logits, ui
         .choice = q->choice,
         .position = q->n_gen,
     };
-    if (q->n_gen < r->min_tokens) {
+    bool early = q->n_gen < r->min_tokens, unmet = seq_must_go_on(q);
+    if (early || unmet) {
         /* The end tokens of the model stand first; with ignore_eos they end nothing. */
+        bool ends = unmet || !r->ignore_eos;
         memcpy(en->banned + en->n_eog, r->stop_ids, r->n_stop_ids * sizeof(*en->banned));
-        in.banned = en->banned + (r->ignore_eos ? en->n_eog : 0);
-        in.n_banned = r->n_stop_ids + (r->ignore_eos ? 0 : en->n_eog);
+        in.banned = en->banned + (ends ? 0 : en->n_eog);
+        in.n_banned = (early ? r->n_stop_ids : 0) + (ends ? en->n_eog : 0);
     }
     struct err e = {0};
     int rc = allowed_tokens(en, q, &in.allowed, &e);

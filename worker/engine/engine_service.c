@@ -53,6 +53,7 @@ struct gen {
     Quire__GenerateRequest *req;
     struct constraint *constraint;
     const char *format; /* of the answer's parser, NULL: not taken apart */
+    bool within;        /* calls of strict tools keep a form, the text around them is free */
     struct buf text;    /* engine thread: token texts of one event */
     /* One per choice, NULL when the text goes out as it is. Made before the request, then the
      * engine thread's. */
@@ -91,7 +92,11 @@ static void find_think_marks(struct engine_service *s)
         return;
     for (uint32_t i = 0; i < tokenizer_n_vocab(tok); i++) {
         const char *text = tokenizer_text(tok, i);
-        if (strcmp(text, start) == 0)
+        size_t n = strlen(text);
+        bool whole = strcmp(text, start) == 0;
+        /* A mark of several tokens begins with a control token. */
+        if (whole || (s->think_start == TOKEN_NONE && n > 2 && tokenizer_is_control(tok, i) &&
+                      strncmp(text, start, n) == 0))
             s->think_start = i;
         if (tokenizer_is_control(tok, i) && outparse_marks_reasoning(format, text))
             s->think_control = true;
@@ -582,8 +587,10 @@ static int open_answers(struct gen *g, const struct buf *prompt, struct err *e)
         rc = err_set(e, Q_ENOMEM, "out of memory for %u answers", n);
     struct outparse_config cfg = {
         .tools = tools, .no_calls = !calls, .no_reasoning = q->no_reasoning_parse};
+    cfg.no_line_marks = g->within;
+    cfg.reasons_as = g->svc->cfg.format;
     cfg.starts_reasoning =
-        !cfg.no_reasoning && outparse_prompt_opens(format, buf_cstr(prompt), prompt->len);
+        !cfg.no_reasoning && outparse_prompt_opens(cfg.reasons_as, buf_cstr(prompt), prompt->len);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         uint64_t choice = (uint64_t)q->choice_base + i;
         cfg.id_seed = hash_u64(q->request_id, strlen(q->request_id), choice + 1);
@@ -597,6 +604,19 @@ static int open_answers(struct gen *g, const struct buf *prompt, struct err *e)
 static bool wants_calls(const Quire__GenerateRequest *q)
 {
     return q->parse_tools && *q->tools_json && *q->messages_json;
+}
+
+static bool any_strict(const char *tools_json)
+{
+    struct jv *tools;
+    bool strict = false;
+    if (!strstr(tools_json, "\"strict\"") ||
+        jv_parse(&tools, tools_json, strlen(tools_json), MAX_JSON_DEPTH, NULL) != 0)
+        return false;
+    for (size_t i = 0; i < jv_len(tools) && !strict; i++)
+        strict = jv_bool(jv_get(jv_get(jv_at(tools, i), "function"), "strict"), false);
+    jv_free(tools);
+    return strict;
 }
 
 /* What the text must look like; false: anything. */
@@ -629,6 +649,10 @@ static bool make_spec(const struct gen *g, struct constraint_spec *s)
         s->kind = CONSTRAINT_TOOLS;
         s->text = q->tools_json;
         has = true;
+    } else if (g->within) {
+        s->kind = CONSTRAINT_TOOLS;
+        s->text = q->tools_json;
+        s->when_called = has = true;
     }
     return has;
 }
@@ -648,6 +672,9 @@ static void set_constraint(const struct gen *g, const struct buf *prompt,
     const struct engine_service *s = g->svc;
     cfg->constraint = g->constraint;
     cfg->think_start = TOKEN_NONE;
+    /* Forced and strict calls of gpt-oss have their analysis inside the grammar. */
+    if (wants_calls(g->req) && g->format && strcmp(g->format, "gpt_oss") == 0)
+        return;
     if (!g->constraint || !*s->think_end || !*g->req->messages_json)
         return;
     cfg->think_end = s->think_end;
@@ -742,6 +769,10 @@ static void run_generate(struct text_job *j)
     struct constraint_spec spec;
     bool forced = g->req->force_tools && wants_calls(g->req);
     g->format = forced ? gram_tools_format(s->cfg.format) : s->cfg.format;
+    g->within = wants_calls(g->req) && !g->req->force_tools && g->format &&
+                strcmp(g->format, "none") != 0 &&
+                (!g->req->constraint || g->req->constraint->kind == 0) &&
+                any_strict(g->req->tools_json);
     bool has = make_spec(g, &spec);
     if (has && !(g->constraint = constraints_find(s->constraints, &spec))) {
         g->job.run = run_compile;

@@ -286,6 +286,16 @@ static int follow(struct seq *q, uint32_t token, enum finish *why)
     return 0;
 }
 
+static bool all_may_come(const struct seq *q)
+{
+    return q->gate == GATE_NONE || q->gate == GATE_THINKING || gmatch_is_free(q->match);
+}
+
+bool seq_must_go_on(const struct seq *q)
+{
+    return q->gate != GATE_NONE && all_may_come(q) && !gmatch_can_stop(q->match);
+}
+
 /* While the model reasons, tokens are kept for the mark that ends it and for a short text. */
 static uint32_t hurry_thinking(struct seq *q, uint32_t token)
 {
@@ -304,7 +314,9 @@ static uint32_t hurry_thinking(struct seq *q, uint32_t token)
 uint32_t seq_hurry(struct seq *q, uint32_t token)
 {
     uint32_t meant = token;
-    if (q->gate == GATE_NONE || seq_is_last(q, token))
+    /* Free text owes nothing, or has no end that is known. */
+    if (q->gate == GATE_NONE || seq_is_last(q, token) ||
+        (q->gate == GATE_ON && gmatch_is_free(q->match)))
         return token;
     if (q->gate == GATE_THINKING) {
         token = hurry_thinking(q, token);
@@ -324,7 +336,7 @@ uint32_t seq_hurry(struct seq *q, uint32_t token)
 size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask)
 {
     const struct request *r = q->req;
-    if (q->gate == GATE_NONE || q->gate == GATE_THINKING)
+    if (all_may_come(q))
         return SIZE_MAX;
     size_t n = gmatch_fill_mask(q->match, w, mask);
     uint32_t t = r->think_start;

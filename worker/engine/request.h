@@ -199,6 +199,9 @@ size_t seq_mask(const struct seq *q, struct gmask_scratch *w, uint64_t *mask);
 /* The token to take instead of the one that was sampled: the same one unless the constraint could
  * no longer be met within max_gen behind it. */
 uint32_t seq_hurry(struct seq *q, uint32_t token);
+/* Does the constraint ask for more text, though every other token may come? Then those that end
+ * a text are not to be drawn. */
+bool seq_must_go_on(const struct seq *q);
 /* Is it a token after which the sequence ends? */
 bool seq_is_last(const struct seq *q, uint32_t token);
 /* The next token of a sequence: text, events, end. lp may be NULL. Returns why the sequence is

@@ -15,6 +15,10 @@ struct gram_tools {
     const char *const *allowed;
     size_t n_allowed; /* 0: all tools may be called */
     bool one_call;    /* exactly one call, else one or more */
+    /* Text may come before, between and behind the calls; only they have a form (not with content;
+     * only where gram_tools_within). Of tools that are not strict a schema that cannot be kept
+     * counts as any object. */
+    bool when_called;
     /* Not NULL: instead of calls a JSON text that meets this schema may come (only where
      * gram_tools_beside). */
     const struct jv *content;
@@ -24,6 +28,9 @@ struct gram_tools {
 const char *gram_tools_format(const char *format);
 /* Can calls and a JSON text stand beside each other: are they told apart by their first byte? */
 bool gram_tools_beside(const char *format);
+/* Can calls be told from the text around them as they begin, so that only they are kept to a form?
+ * The answer is then read by the family's own parser with outparse_config.no_line_marks. */
+bool gram_tools_within(const char *format);
 /* Errors name what is wrong: "tools[1].function.parameters: ...". */
 Q_MUST_CHECK int grammar_compile_tools(struct grammar **out, const struct gram_tools *t,
                                        const struct grammar_options *opt,

@@ -25,6 +25,7 @@ void grammar_free(struct grammar *g)
         sgram_free(g->sub[i]);
     free((void *)g->sub);
     free(g->enter);
+    free(g->open);
     free(g);
 }
 
@@ -60,7 +61,7 @@ size_t grammar_bytes(const struct grammar *g)
              4096U * sizeof *g->gbnf->start;
     for (uint32_t i = 0; i < g->n_sub; i++)
         n += sgram_bytes(g->sub[i]);
-    return n + (g->enter ? g->dfa->n_states * 4U : 0);
+    return n + (g->enter ? g->dfa->n_states * 4U : 0) + (g->open ? g->dfa->n_states : 0);
 }
 
 static int init_state(const struct grammar *g, struct gram_state *st)
@@ -227,10 +228,32 @@ static bool dfa_step(const struct dfa *d, struct gram_state *st, uint8_t b)
     return dfa_alive(d, st->q, lo, hi);
 }
 
+static bool is_open(const struct grammar *g, const struct gram_state *st)
+{
+    return g->open && st->sub == GRAM_NONE && g->open[st->q];
+}
+
+/* Free text takes any bytes: what is no UTF-8 counts as U+FFFD. */
+static bool open_step(const struct grammar *g, struct gram_state *st, uint8_t b)
+{
+    bool inside = st->u.left > 0;
+    int k = gram_utf8_step(&st->u, b);
+    if (k == 0)
+        return true;
+    st->q = dfa_next(g->dfa, st->q, k > 0 ? st->u.cp : 0xFFFD);
+    if (k > 0)
+        return st->q != 0;
+    memset(&st->u, 0, sizeof st->u);
+    /* The byte that broke a character may begin the next one. */
+    return inside && is_open(g, st) ? open_step(g, st, b) : st->q != 0;
+}
+
 /* A value ends by itself: at its closing bracket, or, for a number, before what is no part of
  * it. Where text and a value may begin alike, the text comes first. */
 static bool frame_step(const struct grammar *g, struct gram_state *st, uint8_t b)
 {
+    if (is_open(g, st))
+        return open_step(g, st, b);
     if (st->sub == GRAM_NONE) {
         uint32_t q = st->q, k = g->enter[q];
         if (st->u.left || k == GRAM_NONE)
@@ -291,7 +314,7 @@ bool gram_can_stop(const struct grammar *g, const struct gram_state *st, struct 
     if (g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE) /* a number at the end of the text */
         return g->dfa->accept[dfa_next(g->dfa, st->q, FRAME_SUB + st->sub)] &&
                srun_can_stop(g->sub[st->sub], &st->s, &scratch->s);
-    return st->u.left == 0 && g->dfa->accept[st->q];
+    return (st->u.left == 0 || is_open(g, st)) && g->dfa->accept[st->q];
 }
 
 /* ---- matchers ---- */
@@ -372,6 +395,8 @@ bool gmatch_accept_token(struct gmatch *m, uint32_t id)
     if (v->eog[id])
         return gmatch_can_stop(m);
     uint32_t pos = v->pos[id];
+    if (pos == GRAM_NONE && is_open(m->g, &m->now))
+        return true; /* a control token that means nothing here */
     return pos != GRAM_NONE && gmatch_accept_bytes(m, (const char *)v->bytes + v->at[pos],
                                                    v->at[pos + 1] - v->at[pos], NULL);
 }

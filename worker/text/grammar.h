@@ -73,6 +73,10 @@ bool gmatch_accept_token(struct gmatch *m, uint32_t id);
 /* Is the text complete as it is? */
 bool gmatch_can_stop(struct gmatch *m);
 
+/* May every token come, but for those that end a generation where the text may not stop? Then
+ * there is no need for a mask. */
+bool gmatch_is_free(const struct gmatch *m);
+
 /* Is the text complete and nothing but a token that ends generation can follow? */
 bool gmatch_finished(struct gmatch *m);
 

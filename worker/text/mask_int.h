@@ -102,6 +102,8 @@ struct grammar_vocab {
 #define FRAME_MAX_SUB  1024U
 #define FRAME_MARK     0xDC00U
 #define FRAME_MAX_MARK 64U
+#define FRAME_OPEN     0xDFFFU /* leads from a state of free text to itself */
+enum { FRAME_IS_OPEN = 1, FRAME_ALL_FIT = 2 };
 
 enum grammar_kind { GRAMMAR_SCHEMA, GRAMMAR_DFA, GRAMMAR_GBNF, GRAMMAR_FRAME };
 struct grammar {
@@ -112,6 +114,8 @@ struct grammar {
     struct sgram **sub; /* FRAME */
     uint32_t n_sub, n_mark;
     uint32_t *enter;               /* by state: the schema whose value may begin, or GRAM_NONE */
+    uint8_t *open;                 /* by state: FRAME_IS_OPEN, FRAME_ALL_FIT; NULL: no free text */
+    bool open_wide;                /* a mark in free text ends with a character beyond ASCII */
     uint32_t mark[FRAME_MAX_MARK]; /* token ids */
 };
 struct gram_state {

@@ -259,7 +259,7 @@ static bool trigger_on(const struct outparse *p, const struct op_trigger *t)
         return false;
     if ((t->flags & OT_START) && p->any_content && !p->after_call)
         return false;
-    if ((t->flags & OT_LINE) && p->not_line_start)
+    if ((t->flags & OT_LINE) && (p->not_line_start || p->no_line_marks))
         return false;
     return !(t->flags & OT_AFTER_CALL) || p->after_call;
 }
@@ -592,7 +592,10 @@ int outparse_open(struct outparse **out, const char *format, const struct outpar
         return err_set(e, Q_ENOTFOUND, "there is no output format \"%.60s\"", format);
     }
     cfg = cfg ? cfg : &none;
+    if (cfg->reasons_as)
+        f = op_format_reasons(f, cfg->reasons_as, &p->own);
     p->fmt = f;
+    p->no_line_marks = cfg->no_line_marks;
     p->no_calls = cfg->no_calls;
     p->no_reasoning = cfg->no_reasoning;
     buf_init(&p->ws, OP_MAX_WS + 8);

@@ -50,7 +50,10 @@ struct outparse_config {
     bool no_calls;         /* tool_choice none: calls stay content */
     bool no_reasoning;     /* reasoning stays content, with its marks */
     bool starts_reasoning; /* the prompt has opened the reasoning block */
-    uint64_t id_seed;      /* 0: random ids; else they follow from the seed */
+    bool no_line_marks;    /* what marks a call only at the start of a line is text */
+    /* The family whose marks of reasoning count in place of the format's own; NULL: its own. */
+    const char *reasons_as;
+    uint64_t id_seed; /* 0: random ids; else they follow from the seed */
 };
 
 /* A format is given by its name or, where a template shows a form of its own, written out as a
@@ -69,7 +72,8 @@ Q_MUST_CHECK int outparse_detect_go(const char *template_text, size_t n, struct 
 bool outparse_prompt_opens(const char *format, const char *prompt, size_t n);
 /* Is `token` (the text of a special token) part of the marks of this format's reasoning? */
 bool outparse_marks_reasoning(const char *format, const char *token);
-/* The marks around this format's reasoning; false: it has none. */
+/* The marks around this format's reasoning; false: it has none. Of gpt-oss: the begin of a header
+ * and the end of the last one, with all that may stand between. */
 bool outparse_reasoning_marks(const char *format, char start[OUTPARSE_MAX_MARK],
                               char end[OUTPARSE_MAX_MARK]);
 /* Does generated `text` close a reasoning block that it did not open? */

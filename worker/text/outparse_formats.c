@@ -292,6 +292,26 @@ const struct op_format *op_format_get(const char *format, struct op_own *own)
     return f || !format ? f : op_format_written(format, own);
 }
 
+const struct op_format *op_format_reasons(const struct op_format *f, const char *as,
+                                          struct op_own *own)
+{
+    const struct op_format *r = op_format_find(as); /* written out, it is its own */
+    size_t n = 0;
+    if (!r || r == f || f == &own->f)
+        return f;
+    own->f = *f;
+    own->f.think_end = r->think_end;
+    own->f.triggers = own->triggers;
+    for (const struct op_trigger *t = r->triggers; t->mark && n + 1 < OP_MAX_TRIGGERS; t++)
+        if (t->flags & OT_THINK)
+            own->triggers[n++] = *t;
+    for (const struct op_trigger *t = f->triggers; t->mark && n + 1 < OP_MAX_TRIGGERS; t++)
+        if (!(t->flags & OT_THINK))
+            own->triggers[n++] = *t;
+    own->triggers[n] = (struct op_trigger){NULL, NULL, NULL, 0};
+    return &own->f;
+}
+
 static bool contains(const char *s, size_t n, const char *what)
 {
     return memmem(s, n, what, strlen(what)) != NULL;
@@ -396,11 +416,15 @@ bool outparse_reasoning_marks(const char *format, char start[OUTPARSE_MAX_MARK],
 {
     struct op_own own;
     const struct op_format *f = op_format_get(format, &own);
-    const char *mark = f ? think_start(f) : NULL;
-    if (!mark || !f->think_end)
+    const char *mark = f ? think_start(f) : NULL, *closes = f ? f->think_end : NULL;
+    if (f && f->triggers->step == op_step_harmony) {
+        mark = f->triggers->mark;
+        closes = "final<|message|>";
+    }
+    if (!mark || !closes)
         return false;
     snprintf(start, OUTPARSE_MAX_MARK, "%s", mark);
-    snprintf(end, OUTPARSE_MAX_MARK, "%s", f->think_end);
+    snprintf(end, OUTPARSE_MAX_MARK, "%s", closes);
     return true;
 }
 

@@ -12,9 +12,10 @@
 
 #include "worker/text/outparse.h"
 
-#define OP_MAX_HOLD  64  /* longest mark */
-#define OP_MAX_WS    256 /* white space kept back before it is shown after all */
-#define OP_MAX_DEPTH 60  /* nesting of arguments */
+#define OP_MAX_HOLD     64  /* longest mark */
+#define OP_MAX_WS       256 /* white space kept back before it is shown after all */
+#define OP_MAX_DEPTH    60  /* nesting of arguments */
+#define OP_MAX_TRIGGERS 16  /* of a format */
 
 enum op_result { OP_MORE, OP_DONE, OP_DONE_REDO, OP_FAIL };
 
@@ -116,11 +117,14 @@ const struct op_format *op_format_find(const char *name);
 /* A format that is written out in place of a name: outparse_go.c. */
 struct op_own {
     char text[4][OP_MAX_HOLD]; /* reasoning opens, closes; calls begin, end */
-    struct op_trigger triggers[4];
+    struct op_trigger triggers[OP_MAX_TRIGGERS];
     struct op_format f;
 };
 /* Into own; NULL: it is none. `text` must live as long. */
 const struct op_format *op_format_written(const char *text, struct op_own *own);
+/* The format f with another family's marks of reasoning, into own. */
+const struct op_format *op_format_reasons(const struct op_format *f, const char *as,
+                                          struct op_own *own);
 /* By name or written out; NULL: unknown. */
 const struct op_format *op_format_get(const char *format, struct op_own *own);
 
@@ -150,7 +154,7 @@ enum op_mode { OP_TEXT, OP_REASON, OP_CALL };
 struct outparse {
     const struct op_format *fmt;
     struct op_own own;
-    bool no_calls, no_reasoning;
+    bool no_calls, no_reasoning, no_line_marks;
     uint64_t id_seed;
     struct op_tool *tools;
     size_t n_tools;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A conversation asked over RPC of a head whose stage speaks a script: what comes out of it. The
  * tokeniser and the template are those of the built-in model. */
+#include "base/num.h"
 #include "fake_stage.h"
 #include "proto/engine.pb-c.h"
 #include "proto/rpc.h"
@@ -342,11 +343,101 @@ static void test_prompt_opens_reasoning(void **state)
     head_close(&h);
 }
 
+#define STRICT                                                                                       \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"type\":" \
+    "\"object\",\"properties\":{\"a\":{\"enum\":[\"x\"]}},\"required\":[\"a\"]}}}]"
+
+/* White space between values is the model's own. */
+static struct got *ask_tight(struct head *h, const Quire__GenerateRequest *q)
+{
+    struct got *g = ask(h, q);
+    size_t k = 0;
+    for (size_t i = 0; i < g->calls[0].len; i++)
+        if (!strchr(" \n", g->calls[0].data[i]) || i < 5)
+            g->calls[0].data[k++] = g->calls[0].data[i];
+    g->calls[0].len = k;
+    if (k)
+        g->calls[0].data[k] = '\0';
+    return g;
+}
+
+/* With tool_choice auto the text is the model's own, but a strict tool's arguments are not. */
+static void test_strict_tools(void **state)
+{
+    (void)state;
+    static const char said_call[] =
+        "Well: <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    struct head h;
+    Quire__GenerateRequest q;
+    Quire__Sampling s;
+    head_open(&h, "hermes");
+    init(&q, &s, "Once", said_call);
+    q.parse_tools = true;
+    q.one_call = true;
+    q.tools_json = (char *)(uintptr_t)STRICT;
+    struct got *g = ask_tight(&h, &q);
+    expect(g, "Well:", "", "[0 f]{\"a\":\"x\"}", QUIRE__FINISH_REASON__FINISH_TOOL_CALLS);
+    got_free(g);
+    /* A continuation finds its place again. */
+    q.accepted_tokens = said.ids;
+    for (q.n_accepted_tokens = 1; q.n_accepted_tokens < 12; q.n_accepted_tokens++) {
+        g = ask_tight(&h, &q);
+        assert_int_equal(g->reason[0], QUIRE__FINISH_REASON__FINISH_TOOL_CALLS);
+        assert_string_equal(buf_cstr(&g->calls[0]) + 5, "{\"a\":\"x\"}");
+        got_free(g);
+    }
+    q.n_accepted_tokens = 0;
+    /* No call: nothing changes. */
+    init(&q, &s, "Once", "So { \"a\" } <tool_cal and");
+    q.parse_tools = true;
+    q.tools_json = (char *)(uintptr_t)STRICT;
+    g = ask(&h, &q);
+    expect(g, "So { \"a\" } <tool_cal and", "", "", QUIRE__FINISH_REASON__FINISH_STOP);
+    got_free(g);
+    head_close(&h);
+}
+
+/* A forced call comes behind the reasoning, which has no end but its mark. */
+static void test_reasoning_before_a_forced_call(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format, *prompt, *said, *reasoning;
+    } cases[] = {{"hermes", "Once <think>", "hm hm</think>", "hm hm"},
+                 {"seed_oss", "Once <seed:think>", "hm hm</seed:think>", "hm hm"},
+                 {"gpt_oss", "Once", "<|channel|>analysis<|message|>hm hm<|end|>", "hm hm"},
+                 {"hermes", "Once", "Well", ""}};
+    for (size_t i = 0; i < NUM_COUNT(cases); i++) {
+        struct head h;
+        Quire__GenerateRequest q;
+        Quire__Sampling s;
+        head_open(&h, cases[i].format);
+        init(&q, &s, cases[i].prompt, cases[i].said);
+        q.parse_tools = q.force_tools = q.one_call = true;
+        q.tools_json = (char *)(uintptr_t)STRICT;
+        struct got *g = ask_tight(&h, &q);
+        expect(g, "", cases[i].reasoning, "[0 f]{\"a\":\"x\"}",
+               QUIRE__FINISH_REASON__FINISH_TOOL_CALLS);
+        got_free(g);
+        /* A model that wants to end inside its reasoning may not. */
+        if (said.n > 4 && *cases[i].reasoning) {
+            said.ids[said.n - (i == 2 ? 6 : 4)] = tokenizer_eos(tok);
+            q.max_tokens = 60;
+            g = ask(&h, &q);
+            assert_int_not_equal(g->reason[0], QUIRE__FINISH_REASON__FINISH_STOP);
+            got_free(g);
+        }
+        head_close(&h);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_prompt_opens_reasoning),
+        cmocka_unit_test(test_strict_tools),
+        cmocka_unit_test(test_reasoning_before_a_forced_call),
     };
     struct err e = {0};
     rpc_global_init();
