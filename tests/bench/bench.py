@@ -169,7 +169,7 @@ class Peer:
         out = {}
         for line in (r.stdout + r.stderr).splitlines():
             cells = [c.strip() for c in line[line.find("|"):].strip("|").split("|")]
-            if len(cells) == 10 and cells[0] == "64":
+            if len(cells) == 10 and cells[0].isdigit():
                 out[int(cells[2])] = float(cells[7])
         return out
 

@@ -282,6 +282,7 @@ static void test_masks(void **state)
          "{\n  \"id\": \"some \\u0001 words 12\",\n  \"n\": -12, \"o\": [\"a\", 2.5 ]}"},
         {GBNF, "root ::= [^\"]* \"\\\"\" [0-9]+", "some text\"42"},
         {REGEX, "(foo|bar)+[0-9]*", "foobar123"},
+        {CHOICE, "[\"Ja\", \"Nein \\\"doch\\\"\", \"vielleicht\"]", "Nein \"doch\""},
     };
     struct err e = {0};
     struct tokenizer *t = open_vocab("ggml-vocab-gpt-2.gguf");
