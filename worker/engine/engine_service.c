@@ -770,7 +770,7 @@ static void run_generate(struct text_job *j)
     bool forced = g->req->force_tools && wants_calls(g->req);
     g->format = forced ? gram_tools_format(s->cfg.format) : s->cfg.format;
     g->within = wants_calls(g->req) && !g->req->force_tools && g->format &&
-                strcmp(g->format, "none") != 0 &&
+                gram_tools_within(g->format) &&
                 (!g->req->constraint || g->req->constraint->kind == 0) &&
                 any_strict(g->req->tools_json);
     bool has = make_spec(g, &spec);
