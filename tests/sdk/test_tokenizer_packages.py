@@ -19,7 +19,8 @@ def test_same_as_the_packages(tmp_path, kind):
     pytest.importorskip("sentencepiece", reason="the Python package sentencepiece is not installed")
     if kind == "found" and not compare_tokenizers.DATA.is_dir():
         pytest.skip(f"no test data in {compare_tokenizers.DATA}")
-    args = argparse.Namespace(quire=ROOT / "build/release/quire", data=compare_tokenizers.DATA, count=120, seed=2)
+    args = argparse.Namespace(quire=ROOT / "build/release/quire", data=compare_tokenizers.DATA,
+                              count=40, seed=2)
     made = compare_tokenizers.made if kind == "made" else compare_tokenizers.found
     n = 0
     for name, path, package in made(args, tmp_path):

@@ -78,7 +78,7 @@ def texts(args):
         text = wiki.read_text(encoding="utf-8")
         lines = text.split("\n")
         out += [" \n".join(lines[i:i + 3]) for i in range(0, len(lines), max(1, 3 * len(lines) // args.count))]
-        out.append(text[:200_000])
+        out.append(text[:min(200_000, 1000 * args.count)])
     return out
 
 
