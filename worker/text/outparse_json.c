@@ -454,22 +454,22 @@ static enum op_result key_byte(struct outparse *p, char c)
         return OP_FAIL;
     if (r != OJS_DONE)
         return OP_MORE;
-    p->sub = key_of(buf_cstr(&p->key));
+    const char *key = buf_cstr(&p->key); /* may be empty */
+    p->sub = key_of(key);
     if ((p->trigger->flags & OT_NAME_KEY) && !p->have_name) {
         buf_clear(&p->name);
-        buf_put(&p->name, buf_cstr(&p->key), p->key.len);
+        buf_put(&p->name, key, p->key.len);
         p->have_name = p->key.len > 0;
         p->sub = K_ARGS;
     } else if ((p->trigger->flags & OT_KNOWN) && p->sub == K_OTHER &&
-               (p->have_name ? strcmp(p->key.data, buf_cstr(&p->name)) == 0
-                             : op_find_tool(p, p->key.data) != NULL)) {
+               (p->have_name ? strcmp(key, buf_cstr(&p->name)) == 0
+                             : op_find_tool(p, key) != NULL)) {
         if (!p->have_name)
-            buf_puts(&p->name, p->key.data);
+            buf_puts(&p->name, key);
         p->have_name = true;
         p->sub = K_ARGS;
     } else if ((p->trigger->flags & OT_BARE) && p->sub == K_OTHER && !p->have_name &&
-               !p->have_early && strcmp(p->key.data ? p->key.data : "", "type") != 0 &&
-               strcmp(p->key.data ? p->key.data : "", "id") != 0) {
+               !p->have_early && strcmp(key, "type") != 0 && strcmp(key, "id") != 0) {
         return OP_FAIL; /* any other object: don't keep it back */
     }
     return go(p, B_COLON);

@@ -143,7 +143,8 @@ static void test_near_misses(void **st)
                                        "<cal",
                                        "a <call> b",
                                        "<call>get_weather [1, 2] and so on",
-                                       "<call>{\"name\": 3}</call>"};
+                                       "<call>{\"name\": 3}</call>",
+                                       "<call>{\"\": {\"a\": 1}}</call>"};
     for (size_t i = 0; i < NUM_COUNT(same); i++) {
         char want[256];
         snprintf(want, sizeof want, "{C}%s", same[i]);
