@@ -12,7 +12,8 @@ Rows: decode, pp512, pp16, streams (2, 8, 16 together), depth (after 4,096 posit
 at a context of 4,096), busy (one of the cores taken by another process); all: every one of them.
 gateway measures HTTP, start and memory of a cluster.
 
-DIR holds a peer's llama-bench and llama-batched-bench; OPTIONS go to both. Engines take turns,
+DIR holds a peer's llama-bench and llama-batched-bench; OPTIONS go to both (streams: -npp and -ntg
+set the tokens of a stream, for big models). Engines take turns,
 round by round, so that a drifting machine meets all of them; Quire's own bench measures the
 machine's read bandwidth and int8 peak in each round. Figures are medians, ratios are of medians.
 --save FILE appends what was measured, so that rounds may be spread over time; report prints the
@@ -148,7 +149,7 @@ class Peer:
         words = shlex.split(rest)
         if not words:
             sys.exit(f"--peer {text}: NAME=DIR [OPTIONS]")
-        self.folder, self.options = pathlib.Path(words[0]), words[1:]
+        self.folder, self.options = pathlib.Path(words[0]).resolve(), words[1:]
         self.threads = threads
         self.program = self.folder / "llama-bench"
         self.batched = self.folder / "llama-batched-bench"
@@ -164,8 +165,12 @@ class Peer:
         options = list(self.options)
         if "-rtr" in options:  # a switch here, an option with a value in llama-bench
             del options[options.index("-rtr") + 1]
-        r = run(self.batched, "-m", model, "-t", self.threads, "-c", max(counts) * 160, "-npp", 64,
-                "-ntg", 64, "-npl", ",".join(map(str, counts)), *options)
+        for o in ("-npp", "-ntg"):  # lists: what is given twice runs twice
+            if o not in options:
+                options += [o, "64"]
+        r = run(self.batched, "-m", pathlib.Path(model).resolve(), "-t", self.threads, "-c",
+                max(counts) * 160, "-npl", ",".join(map(str, counts)), *options,
+                cwd=tempfile.gettempdir())  # it leaves a log
         out = {}
         for line in (r.stdout + r.stderr).splitlines():
             cells = [c.strip() for c in line[line.find("|"):].strip("|").split("|")]
