@@ -105,6 +105,9 @@ Q_MUST_CHECK int dfa_trim(struct dfa *d, struct err *e);
 /* ---- gram_wide.c ---- */
 /* Fill in d->wide. live: states that count as leading on, NULL: all but the dead one. */
 Q_MUST_CHECK int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e);
+/* dfa_build and dfa_widen: an automaton that masks are made from. */
+Q_MUST_CHECK int dfa_build_wide(struct dfa **out, const struct nfa *a, uint32_t start,
+                                struct err *e);
 void dfa_free(struct dfa *d);
 static inline uint32_t dfa_class(const struct dfa *d, uint32_t cp)
 {

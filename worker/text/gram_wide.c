@@ -174,3 +174,9 @@ int dfa_widen(struct dfa *d, const uint8_t *live, struct err *e)
     free(w.queue);
     return rc;
 }
+
+int dfa_build_wide(struct dfa **out, const struct nfa *a, uint32_t start, struct err *e)
+{
+    int rc = dfa_build(out, a, start, e);
+    return rc ? rc : dfa_widen(*out, NULL, e);
+}

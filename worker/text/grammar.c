@@ -147,9 +147,7 @@ int grammar_compile_regex(struct grammar **out, const char *text, size_t n, stru
     int rc = new_grammar(&g, GRAMMAR_DFA, e);
     if (rc == 0 && (rc = gram_regex(&a, text, n, false, &f, e)) == 0 &&
         (rc = nfa_accept(&a, f, 0, e)) == 0)
-        rc = dfa_build(&g->dfa, &a, f.in, e);
-    if (rc == 0)
-        rc = dfa_widen(g->dfa, NULL, e);
+        rc = dfa_build_wide(&g->dfa, &a, f.in, e);
     nfa_fini(&a);
     return finish(out, g, rc, e);
 }
@@ -173,9 +171,7 @@ int grammar_compile_choice(struct grammar **out, const struct jv *list, struct e
             rc = nfa_join(&a, &start, f.in, e);
     }
     if (rc == 0)
-        rc = dfa_build(&g->dfa, &a, start, e);
-    if (rc == 0)
-        rc = dfa_widen(g->dfa, NULL, e);
+        rc = dfa_build_wide(&g->dfa, &a, start, e);
     nfa_fini(&a);
     return finish(out, g, rc, e);
 }

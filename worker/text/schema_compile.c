@@ -117,7 +117,7 @@ int scomp_str(struct comp *c, uint32_t node, const struct nfa *a, uint32_t start
     *s = (struct sstr){NULL, min, max};
     g->node[node].str = g->n_str++;
     if (a) {
-        if ((rc = dfa_build(&s->d, a, start, c->e)) != 0 || (rc = dfa_widen(s->d, NULL, c->e)) != 0)
+        if ((rc = dfa_build_wide(&s->d, a, start, c->e)) != 0)
             return rc;
         c->cells += (size_t)s->d->n_states * s->d->n_classes;
     }

@@ -126,15 +126,9 @@ static inline void put(int fd, const char *s, size_t n)
 
 static char answer[8 << 20];
 
-/* Posts as HTTP/1.0, so that a stream's body comes without chunk headers. */
-static inline int post_n(const char *path, const char *type, const char *body, size_t n)
+/* All of it, up to the end of the connection; its bytes. */
+static inline size_t read_answer(int fd)
 {
-    char head[512];
-    int fd = dial();
-    int len = snprintf(head, sizeof head, "POST %s HTTP/1.0\r\n%s%s%sContent-Length: %zu\r\n\r\n",
-                       path, type ? "Content-Type: " : "", type ? type : "", type ? "\r\n" : "", n);
-    put(fd, head, (size_t)len);
-    put(fd, body, n);
     size_t at = 0;
     for (;;) {
         ssize_t r = recv(fd, answer + at, sizeof answer - 1 - at, 0);
@@ -144,6 +138,19 @@ static inline int post_n(const char *path, const char *type, const char *body, s
     }
     answer[at] = '\0';
     close(fd);
+    return at;
+}
+
+/* Posts as HTTP/1.0, so that a stream's body comes without chunk headers. */
+static inline int post_n(const char *path, const char *type, const char *body, size_t n)
+{
+    char head[512];
+    int fd = dial();
+    int len = snprintf(head, sizeof head, "POST %s HTTP/1.0\r\n%s%s%sContent-Length: %zu\r\n\r\n",
+                       path, type ? "Content-Type: " : "", type ? type : "", type ? "\r\n" : "", n);
+    put(fd, head, (size_t)len);
+    put(fd, body, n);
+    read_answer(fd);
     return (int)strtol(answer + 9, NULL, 10);
 }
 

@@ -595,15 +595,7 @@ static void test_slow_reader(void **state)
                      strlen(body), body);
     put(fd, head, (size_t)n);
     usleep(300 * 1000);
-    size_t at = 0;
-    for (;;) {
-        ssize_t r = recv(fd, answer + at, sizeof answer - 1 - at, 0);
-        if (r <= 0)
-            break;
-        at += (size_t)r;
-    }
-    answer[at] = '\0';
-    close(fd);
+    size_t at = read_answer(fd);
     const char *p = answer;
     for (int i = 0; i < 3000; i++) {
         char want[40];

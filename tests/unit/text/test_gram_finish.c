@@ -2,18 +2,8 @@
 /* Texts of random tokens that are made to end within a budget: they end, and valid. */
 #include "base/clock.h"
 #include "base/num.h"
+#include "tests/unit/text/grammar_kinds.h"
 #include "worker/text/gram_finish.h"
-#include "worker/text/gram_tools.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-enum kind { SCHEMA, GBNF, REGEX, CHOICE, TOOLS };
 
 static struct {
     struct grammar_vocab *v;
@@ -23,26 +13,15 @@ static struct {
     uint32_t end; /* the token that ends a text */
 } T;
 
-static const char *data_dir(void)
-{
-    const char *d = getenv("QUIRE_TEST_DATA");
-    return d && *d ? d : QUIRE_SHARED_DATA;
-}
-
-static int open_vocab(void **state)
+static int setup(void **state)
 {
     (void)state;
-    char path[512];
-    struct gguf *f;
-    struct tokenizer *t = NULL;
     struct err e = {0};
-    snprintf(path, sizeof path, "%s/vocabs/gguf/ggml-vocab-gpt-2.gguf", data_dir());
-    if (gguf_open(&f, path, &e))
+    struct tokenizer *t = open_vocab("ggml-vocab-gpt-2.gguf");
+    if (!t)
         return 0;
-    if (tokenizer_open_gguf(&t, f, &e) == 0)
-        assert_int_equal(grammar_vocab_open(&T.v, t, &e), 0);
+    assert_int_equal(grammar_vocab_open(&T.v, t, &e), 0);
     tokenizer_close(t);
-    gguf_close(f);
     assert_non_null(T.v);
     assert_int_equal(gmask_scratch_open(&T.w, T.v, &e), 0);
     T.end = grammar_vocab_control(T.v, "<|endoftext|>");
@@ -51,31 +30,13 @@ static int open_vocab(void **state)
     return 0;
 }
 
-static int close_vocab(void **state)
+static int teardown(void **state)
 {
     (void)state;
     gmask_scratch_close(T.w);
     grammar_vocab_close(T.v);
     free(T.mask);
     return 0;
-}
-
-static int compile(enum kind k, const char *text, struct grammar **g, struct err *e)
-{
-    const struct grammar_options tight = {.closed = true, .tight = true};
-    struct jv *v = NULL;
-    int rc;
-    if (k == GBNF)
-        return grammar_compile_gbnf(g, text, strlen(text), e);
-    if (k == REGEX)
-        return grammar_compile_regex(g, text, strlen(text), e);
-    assert_int_equal(jv_parse(&v, text, strlen(text), 64, e), 0);
-    const struct gram_tools tools = {.format = "hermes", .tools = v};
-    rc = k == CHOICE  ? grammar_compile_choice(g, v, e)
-         : k == TOOLS ? grammar_compile_tools(g, &tools, &tight, T.v, e)
-                      : grammar_compile_schema(g, v, &tight, e);
-    jv_free(v);
-    return rc;
 }
 
 static uint64_t draw(void)
@@ -172,30 +133,30 @@ static void test_every_budget(void **state)
         const char *grammar;
         uint32_t most; /* tokens of the shortest text at most */
     } cases[] = {
-        {SCHEMA, "{\"type\":\"object\"}", 2},
-        {SCHEMA, PERSON, 10},
-        {SCHEMA, "{\"type\":\"string\",\"pattern\":\"^a.*z[0-9]{3}$\"}", 7},
-        {SCHEMA, "{\"type\":\"number\",\"minimum\":1500,\"multipleOf\":7}", 6},
-        {SCHEMA, "{\"type\":\"number\",\"exclusiveMinimum\":0,\"maximum\":0.3}", 4},
-        {SCHEMA,
+        {TIGHT, "{\"type\":\"object\"}", 2},
+        {TIGHT, PERSON, 10},
+        {TIGHT, "{\"type\":\"string\",\"pattern\":\"^a.*z[0-9]{3}$\"}", 7},
+        {TIGHT, "{\"type\":\"number\",\"minimum\":1500,\"multipleOf\":7}", 6},
+        {TIGHT, "{\"type\":\"number\",\"exclusiveMinimum\":0,\"maximum\":0.3}", 4},
+        {TIGHT,
          "{\"$ref\":\"#/$defs/t\",\"$defs\":{\"t\":{\"type\":\"object\",\"required\":[\"k\"],"
          "\"properties\":{\"k\":{\"anyOf\":[{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/t\"}"
          ",\"minItems\":1},{\"type\":\"integer\"}]}}}}}",
          7},
-        {SCHEMA,
+        {TIGHT,
          "{\"type\":\"array\",\"minItems\":3,\"uniqueItems\":true,\"items\":{\"type\":\"object\","
          "\"properties\":{\"a\":{\"type\":\"string\"}},\"required\":[\"a\"]}}",
          25},
-        {SCHEMA,
+        {TIGHT,
          "{\"oneOf\":[{\"properties\":{\"a\":{\"const\":1}},\"required\":[\"a\"]},{\"properties\":"
          "{\"bb\":{\"const\":2}},\"required\":[\"bb\"]}],\"type\":\"object\"}",
          6},
-        {SCHEMA,
+        {TIGHT,
          "{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"},\"minProperties\":"
          "3}",
          16},
-        {SCHEMA, "{\"type\":\"array\",\"contains\":{\"const\":\"needle\"},\"minItems\":2}", 9},
-        {SCHEMA, "{\"const\":{\"\\u00e9\\n\\\"\":[null,true,\"\\ud83d\\ude00\"]}}", 20},
+        {TIGHT, "{\"type\":\"array\",\"contains\":{\"const\":\"needle\"},\"minItems\":2}", 9},
+        {TIGHT, "{\"const\":{\"\\u00e9\\n\\\"\":[null,true,\"\\ud83d\\ude00\"]}}", 20},
         {GBNF, "root ::= [^\"]* \"\\\"\" [0-9]+ x\nx ::= \"(\" x \")\" | \"end\"", 4},
         {REGEX, "(foo|bar)+[0-9]{2,}(\\.|stop)", 5},
         {CHOICE, "[\"yes, of course\",\"no, of course not\"]", 5},
@@ -212,7 +173,7 @@ static void test_every_budget(void **state)
     for (size_t i = 0; i < NUM_COUNT(cases); i++) {
         struct grammar *g;
         struct err e = {0};
-        if (compile(cases[i].kind, cases[i].grammar, &g, &e))
+        if (compile(cases[i].kind, cases[i].grammar, T.v, &g, &e))
             fail_msg("%s: %s", cases[i].grammar, e.msg);
         uint32_t least = cost_of(g);
         if (least == 0 || least > cases[i].most)
@@ -245,7 +206,7 @@ static void test_replay(void **state)
     if (!T.v)
         skip();
     buf_init(&r.text, 1 << 20);
-    assert_int_equal(compile(SCHEMA, PERSON, &g, &e), 0);
+    assert_int_equal(compile(TIGHT, PERSON, NULL, &g, &e), 0);
     for (unsigned seed = 0; seed < 40; seed++) {
         T.rng = seed;
         uint32_t budget = 12 + seed;
@@ -344,5 +305,5 @@ int main(void)
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_maskbench),
     };
-    return cmocka_run_group_tests(tests, open_vocab, close_vocab);
+    return cmocka_run_group_tests(tests, setup, teardown);
 }

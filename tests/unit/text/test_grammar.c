@@ -3,34 +3,7 @@
  * the automaton accepts, token by token. */
 #include "base/clock.h"
 #include "base/num.h"
-#include "worker/text/grammar.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-enum kind { SCHEMA, TIGHT, GBNF, REGEX, CHOICE };
-
-static int compile(enum kind k, const char *text, struct grammar **g, struct err *e)
-{
-    const struct grammar_options tight = {.closed = true, .tight = true};
-    struct jv *v = NULL;
-    int rc;
-    *g = NULL;
-    if (k == GBNF)
-        return grammar_compile_gbnf(g, text, strlen(text), e);
-    if (k == REGEX)
-        return grammar_compile_regex(g, text, strlen(text), e);
-    assert_int_equal(jv_parse(&v, text, strlen(text), 64, e), 0);
-    rc = k == CHOICE ? grammar_compile_choice(g, v, e)
-                     : grammar_compile_schema(g, v, k == TIGHT ? &tight : NULL, e);
-    jv_free(v);
-    return rc;
-}
+#include "tests/unit/text/grammar_kinds.h"
 
 static bool takes(struct gmatch *m, const char *text)
 {
@@ -178,7 +151,7 @@ static void test_cases(void **state)
         struct grammar *g;
         struct gmatch *m;
         struct err e = {0};
-        if (compile(c->kind, c->grammar, &g, &e))
+        if (compile(c->kind, c->grammar, NULL, &g, &e))
             fail_msg("%s: %s", c->grammar, e.msg);
         assert_int_equal(gmatch_open(&m, g, NULL, &e), 0);
         for (size_t k = 0; k < NUM_COUNT(c->good) && c->good[k]; k++)
@@ -220,31 +193,10 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < NUM_COUNT(bad); i++) {
         struct grammar *g;
         struct err e = {0};
-        int rc = compile(bad[i].kind, bad[i].text, &g, &e);
+        int rc = compile(bad[i].kind, bad[i].text, NULL, &g, &e);
         if (rc != bad[i].code || !strstr(e.msg, bad[i].says) || g)
             fail_msg("%s: %d %s", bad[i].text, rc, e.msg);
     }
-}
-
-static const char *data_dir(void)
-{
-    const char *d = getenv("QUIRE_TEST_DATA");
-    return d && *d ? d : QUIRE_SHARED_DATA;
-}
-
-static struct tokenizer *open_vocab(const char *name)
-{
-    char path[512];
-    struct gguf *f;
-    struct tokenizer *t = NULL;
-    struct err e = {0};
-    snprintf(path, sizeof path, "%s/vocabs/gguf/%s", data_dir(), name);
-    if (gguf_open(&f, path, &e))
-        return NULL;
-    if (tokenizer_open_gguf(&t, f, &e))
-        t = NULL;
-    gguf_close(f);
-    return t;
 }
 
 /* Every token: in the mask exactly when it is accepted. */
@@ -299,7 +251,7 @@ static void test_masks(void **state)
     for (size_t i = 0; i < NUM_COUNT(walks); i++) {
         struct grammar *g;
         struct gmatch *m, *copy;
-        assert_int_equal(compile(walks[i].kind, walks[i].grammar, &g, &e), 0);
+        assert_int_equal(compile(walks[i].kind, walks[i].grammar, NULL, &g, &e), 0);
         assert_int_equal(gmatch_open(&m, g, v, &e), 0);
         assert_int_equal(gmatch_open(&copy, g, v, &e), 0);
         const char *s = walks[i].text;
@@ -389,7 +341,7 @@ static void test_random_masks(void **state)
     for (size_t i = 0; i < NUM_COUNT(on); i++) {
         struct grammar *g;
         struct gmatch *m, *copy;
-        if (compile(on[i].kind, on[i].grammar, &g, &e))
+        if (compile(on[i].kind, on[i].grammar, NULL, &g, &e))
             fail_msg("%s: %s", on[i].grammar, e.msg);
         assert_int_equal(gmatch_open(&m, g, v, &e), 0);
         assert_int_equal(gmatch_open(&copy, g, v, &e), 0);
