@@ -26,6 +26,6 @@ def test_same_as_the_packages(tmp_path, kind):
     for name, path, package in made(args, tmp_path):
         _, age, wrong = compare_tokenizers.compare(args, path, package(path))
         assert not wrong, f"{name}: {wrong[0]}"
-        assert age < 40, name
+        assert age <= 3, name  # of 59 texts; none with the tables of 2026
         n += 1
     assert n > 10
