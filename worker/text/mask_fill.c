@@ -108,8 +108,13 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
     const struct mask_ctx *c = &v->ctx[w->ctx];
     uint32_t from = n->first + n->here, to = mask_last(&v->trie, n);
     uint32_t left = f->left == GRAM_NONE ? GRAM_NONE : f->left + (st->s.n_chars - w->ctx_chars);
-    if (w->ctx == 0 && (left == GRAM_NONE || left < MASK_BUCKETS)) {
+    if (w->ctx == 0) {
         mask_set_range(s->tok, v->by_pos[NUM_MIN(left, MASK_BUCKETS)], from, to);
+        for (uint32_t i = 0; left >= MASK_BUCKETS && i < v->n_lengthy; i++) {
+            uint32_t pos = v->lengthy[i].pos;
+            if (v->lengthy[i].need > left && pos >= from && pos < to)
+                s->tok[pos / 64] &= ~(1ULL << (pos % 64));
+        }
     } else {
         const struct mask_pure *p = v->pure + c->pure;
         uint32_t lo = 0, hi = c->n_pure;
@@ -120,13 +125,9 @@ static void fill_string(struct walk *w, const struct mask_node *n, struct gram_s
             else
                 hi = mid;
         }
-        if (w->ctx == 0 && left >= MASK_MAX_TOKEN) {
-            mask_set_range(s->tok, v->by_pos[MASK_BUCKETS], from, to);
-        } else {
-            for (; lo < c->n_pure && p[lo].pos < to; lo++)
-                if (p[lo].need <= left)
-                    mask_set(s->tok, p[lo].pos);
-        }
+        for (; lo < c->n_pure && p[lo].pos < to; lo++)
+            if (p[lo].need <= left)
+                mask_set(s->tok, p[lo].pos);
     }
     const struct mask_closer *q = v->closer + c->closer;
     uint32_t lo = 0, hi = c->n_closer;
@@ -169,13 +170,61 @@ static bool in_str(const struct grammar *g, const struct gram_state *st)
     return gram_schema(g, st) && st->s.lex == LX_STR;
 }
 
+/* Where the walk is: one level a byte of the token. */
+struct level {
+    uint32_t end, ctx, chars;
+    bool real;   /* the state of this level was made */
+    bool number; /* it is inside a number that nothing but its form bounds: */
+    uint8_t phase, len;
+    struct srun_bytes first; /* no other byte fits; of a state that was made */
+};
+
+static void look(const struct gmatch *m, const struct gram_state *st, struct level *l)
+{
+    const struct sgram *g = gram_schema(m->g, st);
+    l->real = true;
+    l->number = g && srun_number_is_free(g, &st->s);
+    l->phase = l->number ? st->s.numphase : 0;
+    l->len = l->number ? st->s.numlen : 0;
+    memset(&l->first, 0xFF, sizeof l->first);
+    /* What encloses the value may go on behind a number. */
+    if (g && !(m->g->kind == GRAMMAR_FRAME && st->s.lex == LX_NUM))
+        srun_first(&st->s, &l->first);
+}
+
+/* The state of a level inside a number; text: that of a token through it. */
+static void make_real(const struct gmatch *m, struct gmask_scratch *w, struct level *at,
+                      uint32_t depth, const unsigned char *text)
+{
+    uint32_t d = depth;
+    while (!at[d].real)
+        d--;
+    mask_copy(m, w, w->at + depth, w->at + d);
+    for (; d < depth; d++)
+        (void)gram_step(m->g, w->at + depth, text[d]);
+    look(m, w->at + depth, &at[depth]);
+}
+
+/* The number goes on with b: 1, -1 it can't with this byte, 0 it does not. */
+static int number_goes(const struct gmatch *m, const struct gram_state *st, const struct level *up,
+                       uint8_t b, struct level *to)
+{
+    int k = srun_number_step(gram_schema(m->g, st), up->phase, up->len, b, &to->phase);
+    if (k > 0) {
+        to->real = false;
+        to->number = true;
+        to->len = (uint8_t)(up->len + 1);
+        to->ctx = GRAM_NONE;
+        to->chars = 0;
+    }
+    return k;
+}
+
 static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
 {
     const struct grammar_vocab *v = m->v;
     const struct mask_trie *t = &v->trie;
-    struct {
-        uint32_t end, ctx, chars;
-    } at[MASK_MAX_TOKEN + 2];
+    struct level at[MASK_MAX_TOKEN + 2];
     uint32_t depth = 0;
     struct walk w = {m, scratch, GRAM_NONE, 0};
     struct gram_state *st = scratch->at;
@@ -204,38 +253,52 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
     at[0].end = t->n;
     at[0].ctx = w.ctx;
     at[0].chars = w.ctx_chars;
+    look(m, st, &at[0]);
     for (uint32_t i = 1; i < t->n;) {
         const struct mask_node *n = &t->node[i];
         while (depth > 0 && at[depth].end <= i)
             depth--;
-        struct gram_state *s = st + depth + 1;
-        mask_copy(m, scratch, s, st + depth);
-        if (!gram_step(m->g, s, n->byte)) {
+        struct level *up = &at[depth], *to = up + 1;
+        int number = up->number ? number_goes(m, st, up, (uint8_t)n->byte, to) : 0;
+        if (number == 0 && !up->real)
+            make_real(m, scratch, at, depth, t->bytes + t->at[n->first]);
+        if (number < 0 || (number == 0 && !srun_in(&up->first, (uint8_t)n->byte))) {
             i = n->end;
             continue;
+        }
+        struct gram_state *s = st + depth + 1;
+        if (number == 0) {
+            mask_copy(m, scratch, s, st + depth);
+            if (!gram_step(m->g, s, (uint8_t)n->byte)) {
+                i = n->end;
+                continue;
+            }
         }
         for (uint32_t k = 0; k < n->here; k++)
             mask_set(scratch->tok, n->first + k);
         depth++;
-        at[depth].end = n->end;
-        w.ctx = at[depth - 1].ctx;
-        w.ctx_chars = at[depth - 1].chars;
+        to->end = n->end;
         i++;
+        if (number > 0)
+            continue;
+        look(m, s, to);
+        w.ctx = up->ctx;
+        w.ctx_chars = up->chars;
         if (gram_schema(m->g, s)) {
             if (s->s.lex != LX_STR) {
                 w.ctx = GRAM_NONE;
-            } else if (!in_str(m->g, &st[depth - 1])) {
+            } else if (!in_str(m->g, s - 1)) {
                 w.ctx = n->more;
                 w.ctx_chars = 0;
             }
-            at[depth].ctx = w.ctx;
-            at[depth].chars = w.ctx_chars;
+            to->ctx = w.ctx;
+            to->chars = w.ctx_chars;
             if (n->end > i && free_here(&w, s, &f)) {
                 fill_string(&w, n, s, depth, &f);
                 i = n->end;
             }
         } else {
-            at[depth].ctx = w.ctx = GRAM_NONE;
+            to->ctx = w.ctx = GRAM_NONE;
         }
     }
 }
@@ -249,7 +312,10 @@ int gmask_scratch_open(struct gmask_scratch **out, const struct grammar_vocab *v
         return err_set(e, Q_ENOMEM, "out of memory");
     w->tok = calloc(v->tok_words + 1, sizeof *w->tok);
     w->rest.ok = calloc(words * (MASK_CLOSES + 1), sizeof *w->rest.ok);
-    if (w->tok && w->rest.ok) {
+    w->made_bits = malloc(((size_t)v->tok_words + 1) * MASK_SETS * sizeof *w->made_bits);
+    memset(w->made, 0, sizeof w->made);
+    w->n_made = 0;
+    if (w->tok && w->rest.ok && w->made_bits) {
         for (uint32_t i = 0; i < MASK_CLOSES; i++)
             w->close[i].ok = w->rest.ok + words * (i + 1);
         return 0;
@@ -265,6 +331,7 @@ void gmask_scratch_close(struct gmask_scratch *w)
         return;
     free(w->tok);
     free(w->rest.ok);
+    free(w->made_bits);
     free(w);
 }
 

@@ -79,7 +79,7 @@ struct grammar_vocab {
     uint32_t n_sum, cap_sum;
     /* By pos: plain tokens with a character that begins so. NULL: there is none. */
     uint64_t *has[192], *has_group[MASK_GROUPS], *has_bits;
-    struct mask_pure *lengthy; /* plain tokens of MASK_BUCKETS characters or more */
+    struct mask_pure *lengthy; /* of context 0: MASK_BUCKETS characters or more */
     uint32_t n_lengthy;
     /* Tokens with a quote or a backslash, in a trie of their own. */
     struct mask_trie odd;
@@ -132,8 +132,15 @@ struct mask_close {
     uint64_t mark, *ok;
     bool any;
 };
-/* Room to walk the trie with; nothing in it outlives a call. Pages that no walk reaches are
- * never touched. */
+/* The plain tokens that are made of these characters only. */
+#define MASK_SETS 8U
+struct mask_made {
+    struct gram_bytes set;
+    uint64_t *tok; /* NULL: not made yet */
+    uint64_t used;
+};
+/* Room to walk the trie with. Of a call nothing outlives it but what follows from the vocabulary
+ * alone. Pages that no walk reaches are never touched. */
 struct gmask_scratch {
     struct gram_state at[MASK_MAX_TOKEN * 2 + 8];
     uint32_t n_ready; /* at[0 .. n_ready) were used in this walk, which begins with at[0] */
@@ -142,6 +149,8 @@ struct gmask_scratch {
     struct gram_state saved; /* the state that rest_ok belongs to */
     bool have_rests;
     struct mask_close rest;
+    struct mask_made made[MASK_SETS];
+    uint64_t n_made, *made_bits;
     uint64_t *tok;
 };
 struct gmatch {

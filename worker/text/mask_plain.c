@@ -122,10 +122,10 @@ static int sort_by_bytes(struct grammar_vocab *v, struct err *e)
     for (uint32_t i = 0; i < v->ctx[0].n_pure; i++) {
         const struct mask_pure *p = &v->pure[v->ctx[0].pure + i];
         const unsigned char *s = text_of(v, p->pos, &n);
-        if (!(v->plain[p->pos / 64] >> (p->pos % 64) & 1))
-            continue;
         if (p->need >= MASK_BUCKETS)
             v->lengthy[v->n_lengthy++] = *p;
+        if (!(v->plain[p->pos / 64] >> (p->pos % 64) & 1))
+            continue;
         for (uint32_t k = 0; k < n; k++)
             if (is_lead(s[k]))
                 mask_set(v->has[gram_lead_bit(s[k])], p->pos);

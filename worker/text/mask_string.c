@@ -94,8 +94,7 @@ static bool decided(const struct plain *p, const struct mask_node *n)
 }
 
 /* Tokens made of these characters only. */
-static void fill_set(struct gmask_scratch *w, const struct grammar_vocab *v,
-                     const struct gram_bytes *set, const uint64_t *within)
+static void make_set(const struct grammar_vocab *v, const struct gram_bytes *set, uint64_t *tok)
 {
     const uint64_t *without[192 + MASK_GROUPS];
     struct gram_bytes done = *set;
@@ -118,8 +117,32 @@ static void fill_set(struct gmask_scratch *w, const struct grammar_vocab *v,
             for (uint32_t j = 0; j < to; j++)
                 no[j] |= without[k][i + j];
         for (uint32_t j = 0; j < to; j++)
-            w->tok[i + j] |= v->plain[i + j] & within[i + j] & ~no[j];
+            tok[i + j] = v->plain[i + j] & ~no[j];
     }
+}
+
+/* A text stays in few sets: the latest are kept. */
+static void fill_set(struct gmask_scratch *w, const struct grammar_vocab *v,
+                     const struct gram_bytes *set, const uint64_t *within)
+{
+    struct mask_made *m = w->made;
+    if (!(set->on[0] | set->on[1] | set->on[2]))
+        return;
+    for (unsigned i = 0; i < MASK_SETS; i++) {
+        bool same = w->made[i].tok && memcmp(&w->made[i].set, set, sizeof *set) == 0;
+        if (same || w->made[i].used < m->used)
+            m = &w->made[i];
+        if (same)
+            break;
+    }
+    if (!m->tok || memcmp(&m->set, set, sizeof *set) != 0) {
+        m->tok = w->made_bits + (size_t)(m - w->made) * v->tok_words;
+        m->set = *set;
+        make_set(v, set, m->tok);
+    }
+    m->used = ++w->n_made;
+    for (uint32_t i = 0; i < v->tok_words; i++)
+        w->tok[i] |= m->tok[i] & within[i];
 }
 
 /* With one automaton, in a state where a set of characters goes on for long: tokens of these

@@ -209,7 +209,7 @@ static int bound(struct comp *c, const struct job *j, uint32_t node, bool upper)
     struct sdec d, dx;
     struct snum *n;
     bool open = false;
-    if ((v && !sdec_from_json(&d, v)) || (x && !jv_is(x, JV_BOOL) && !sdec_from_json(&dx, x)))
+    if ((v && !sdec_bound(&d, v, upper)) || (x && !jv_is(x, JV_BOOL) && !sdec_bound(&dx, x, upper)))
         return scomp_wrong(c, j, key, "is no number");
     if (x && jv_is(x, JV_BOOL)) /* draft 4 */
         open = jv_bool(x, false);
@@ -244,6 +244,8 @@ static int numbers(struct comp *c, const struct job *j, uint32_t node)
     struct sdec d;
     if (!sdec_from_json(&d, v) || d.n == 0 || d.neg)
         return scomp_wrong(c, j, "multipleOf", "is no positive number");
+    if (sdec_is_blurred(v))
+        return scomp_refuse(c, j, "multipleOf beyond 64 bits");
     if ((rc = scomp_num(c, node, &n)) != 0)
         return rc;
     n->mult = d;

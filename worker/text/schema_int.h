@@ -30,6 +30,10 @@ struct snum {
 bool sdec_parse(struct sdec *d, const char *s, size_t n);
 int sdec_cmp(const struct sdec *a, const struct sdec *b);
 bool sdec_from_json(struct sdec *d, const struct jv *v);
+/* A whole number beyond 64 bits, which a JSON tree holds without its last digits? */
+bool sdec_is_blurred(const struct jv *v);
+/* sdec_from_json, but of such a number a bound that lets in nothing beyond it. */
+bool sdec_bound(struct sdec *d, const struct jv *v, bool upper);
 long double sdec_float(const struct sdec *d);
 uint64_t sdec_hash(const struct sdec *d);
 bool snum_valid(const struct snum *c, const struct sdec *d);
@@ -153,6 +157,21 @@ struct sfree {
 };
 /* Is st inside a string, between characters, where every character may come? */
 bool srun_free(const struct sgram *g, const struct sstate *st, struct sfree *f);
+
+/* ---- what a walk over many texts can know beforehand ---- */
+struct srun_bytes {
+    uint64_t on[4];
+};
+static inline bool srun_in(const struct srun_bytes *s, uint8_t b)
+{
+    return s->on[b / 64] >> (b % 64) & 1;
+}
+/* Bytes outside the set don't fit. */
+void srun_first(const struct sstate *st, struct srun_bytes *s);
+/* Is st inside a number of which only the form counts? */
+bool srun_number_is_free(const struct sgram *g, const struct sstate *st);
+/* Then, without its state: 1 b belongs to the number, 0 it does not, -1 it does and is refused. */
+int srun_number_step(const struct sgram *g, uint8_t phase, unsigned len, uint8_t b, uint8_t *next);
 
 /* ---- what the characters of a string change ---- */
 #define SRUN_TRACKS 16U

@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/text/schema_int.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define BLURRED_DIGITS 16U
+#if LDBL_MANT_DIG >= 64 /* such digits and powers of ten have no error */
+#define EXACT_DIGITS 19U
+#define EXACT_POWER  27
+#else
+#define EXACT_DIGITS 15U
+#define EXACT_POWER  22
+#endif
 
 bool sdec_parse(struct sdec *d, const char *s, size_t n)
 {
@@ -66,22 +76,43 @@ int sdec_cmp(const struct sdec *a, const struct sdec *b)
     return 0;
 }
 
+static void from_double(struct sdec *d, double x)
+{
+    char text[64];
+    for (int p = 1; p <= 17; p++) { /* the shortest text that reads back */
+        snprintf(text, sizeof text, "%.*g", p, x);
+        if (strtod(text, NULL) == x)
+            break;
+    }
+    (void)sdec_parse(d, text, strlen(text));
+}
+
 bool sdec_from_json(struct sdec *d, const struct jv *v)
 {
     char text[64];
-    if (jv_is(v, JV_INT)) {
-        snprintf(text, sizeof text, "%lld", (long long)jv_int(v, 0));
-    } else if (jv_is(v, JV_REAL)) {
-        double x = jv_num(v, 0);
-        for (int p = 1; p <= 17; p++) { /* the shortest text that reads back */
-            snprintf(text, sizeof text, "%.*g", p, x);
-            if (strtod(text, NULL) == x)
-                break;
-        }
-    } else {
-        return false;
+    if (jv_is(v, JV_REAL)) {
+        from_double(d, jv_num(v, 0));
+        return true;
     }
+    if (!jv_is(v, JV_INT))
+        return false;
+    snprintf(text, sizeof text, "%lld", (long long)jv_int(v, 0));
     return sdec_parse(d, text, strlen(text));
+}
+
+bool sdec_is_blurred(const struct jv *v)
+{
+    struct sdec d;
+    return jv_is(v, JV_REAL) && fabs(jv_num(v, 0)) >= 0x1p63 && sdec_from_json(&d, v) &&
+           d.n >= BLURRED_DIGITS;
+}
+
+bool sdec_bound(struct sdec *d, const struct jv *v, bool upper)
+{
+    if (!sdec_is_blurred(v))
+        return sdec_from_json(d, v);
+    from_double(d, nextafter(jv_num(v, 0), upper ? -INFINITY : INFINITY));
+    return true;
 }
 
 long double sdec_float(const struct sdec *d)
@@ -90,6 +121,16 @@ long double sdec_float(const struct sdec *d)
     size_t k = 0;
     if (d->n == 0)
         return 0;
+    if (d->n <= EXACT_DIGITS && abs(d->exp) <= EXACT_POWER) { /* rounded once, as below */
+        uint64_t v = 0;
+        long double p = 1;
+        for (unsigned i = 0; i < d->n; i++)
+            v = v * 10 + d->dig[i];
+        for (int i = 0; i < abs(d->exp); i++)
+            p *= 10;
+        long double x = d->exp < 0 ? (long double)v / p : (long double)v * p;
+        return d->neg ? -x : x;
+    }
     if (d->neg)
         text[k++] = '-';
     for (unsigned i = 0; i < d->n; i++)
@@ -100,7 +141,7 @@ long double sdec_float(const struct sdec *d)
 
 uint64_t sdec_hash(const struct sdec *d)
 {
-    uint64_t h = 0xCBF29CE484222325ULL ^ d->neg;
+    uint64_t h = 0xCBF29CE484222325ULL ^ (d->neg ? 0x100U : 0U); /* no digit undoes it */
     for (unsigned i = 0; i < d->n; i++)
         h = (h ^ d->dig[i]) * 0x100000001B3ULL;
     return (h ^ (uint32_t)d->exp) * 0x100000001B3ULL;
@@ -213,7 +254,7 @@ bool snum_alive(const struct snum *c, const char *s, size_t n)
     long double v = 0, unit = 1;
     size_t i = neg, digits = 0;
     if (neg && n == 1)
-        return !c->has_min || c->fmin < 0;
+        return !c->has_min || c->fmin < 0 || (c->fmin == 0 && !c->min_open);
     for (; i < n; i++) {
         if (s[i] == 'e' || s[i] == 'E') {
             /* Exponents are for numbers in scientific form: 12e3 can't be steered. */
@@ -314,7 +355,9 @@ bool snum_alive_plain(const struct snum *c, const char *s, size_t n)
     }
     if (s[0] == '0')
         return plain_meets(c, 0, 1, neg);
-    for (size_t k = whole; k < SNUM_DIGITS / 2; k++, v *= 10, step *= 10)
+    bool has_most = neg ? c->has_min : c->has_max;
+    long double most = neg ? -c->fmin : c->fmax;
+    for (size_t k = whole; k < SNUM_DIGITS / 2 && !(has_most && v > most); k++, v *= 10, step *= 10)
         if (plain_meets(c, v, v + step, neg))
             return true;
     return false;

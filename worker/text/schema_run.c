@@ -221,18 +221,24 @@ static bool number_ends(uint8_t phase)
 }
 
 /* What a model writes has no exponent: it would lead where no valid number lies. */
+int srun_number_step(const struct sgram *g, uint8_t phase, unsigned len, uint8_t b, uint8_t *next)
+{
+    unsigned most = g->tight ? TIGHT_DIGITS : SNUM_DIGITS;
+    *next = number_next(phase, b);
+    if (!*next)
+        return 0;
+    /* What must be followed by a digit needs room for it. */
+    if (len >= most || (len + 2U >= most && !number_ends(*next)) || (g->tight && *next >= 6))
+        return -1;
+    return 1;
+}
+
+/* numphase is that behind b. */
 static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
 {
     struct frame *f = srun_frame(st, st->top);
     bool changed = false;
-    if (st->numlen >= (g->tight ? TIGHT_DIGITS : SNUM_DIGITS))
-        return false;
-    /* What must be followed by a digit needs room for it. */
-    if (st->numlen + 2U >= (g->tight ? TIGHT_DIGITS : SNUM_DIGITS) && !number_ends(st->numphase))
-        return false;
     st->num[st->numlen++] = (char)b;
-    if (g->tight && st->numphase >= 6)
-        return false;
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
         uint32_t num = g->node[s->node].num;
@@ -243,6 +249,19 @@ static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
         }
     }
     return !changed || srun_settle(g, st, st->top);
+}
+
+bool srun_number_is_free(const struct sgram *g, const struct sstate *st)
+{
+    if (st->lex != LX_NUM)
+        return false;
+    struct frame *f = srun_frame(st, st->top);
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        const struct slot *s = &srun_slots(f)[i];
+        if (s->v == V_OPEN && g->node[s->node].num != GRAM_NONE)
+            return false;
+    }
+    return true;
 }
 
 static bool number_done(const struct sgram *g, struct sstate *st)
@@ -280,10 +299,10 @@ static bool value_step(const struct sgram *g, struct sstate *st, uint8_t b)
         st->litpos = 1;
         return srun_set_type(g, st, b == 'n' ? T_NULL : T_BOOL, b == 't' ? 2 : 1);
     default:
-        st->numphase = number_next(0, b);
         st->numlen = 0;
         st->lex = LX_NUM;
-        return st->numphase && srun_set_type(g, st, T_NUM, 0) && number_add(g, st, b);
+        return srun_number_step(g, 0, 0, b, &st->numphase) > 0 && srun_set_type(g, st, T_NUM, 0) &&
+               number_add(g, st, b);
     }
 }
 
@@ -346,8 +365,11 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
     if (st->lex == LX_STR)
         return string_step(g, st, b);
     if (st->lex == LX_NUM) {
-        uint8_t next = number_next(st->numphase, b);
-        if (next) {
+        uint8_t next;
+        int k = srun_number_step(g, st->numphase, st->numlen, b, &next);
+        if (k < 0)
+            return false;
+        if (k > 0) {
             st->numphase = next;
             return number_add(g, st, b);
         }
@@ -389,6 +411,29 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
     default:
         return false;
     }
+}
+
+void srun_first(const struct sstate *st, struct srun_bytes *s)
+{
+    static const char *const after[] = {
+        [LX_VALUE] = " \t\r\n\"{[]-0123456789tfn",
+        [LX_NUM] = " \t\r\n,]}.eE+-0123456789",
+        [LX_AFTER] = " \t\r\n,]}",
+        [LX_KEY] = " \t\r\n\"}",
+        [LX_COLON] = ":",
+        [LX_DONE] = "",
+        [LX_STR] = NULL,
+    };
+    const char *p = st->lex == LX_LIT ? NULL : after[st->lex];
+    if (st->lex == LX_STR)
+        return;
+    memset(s, 0, sizeof *s);
+    if (st->lex == LX_LIT) {
+        uint8_t b = (uint8_t)literals[st->lit][st->litpos];
+        s->on[b / 64] |= 1ULL << (b % 64);
+    }
+    for (; p && *p; p++)
+        s->on[(uint8_t)*p / 64] |= 1ULL << ((uint8_t)*p % 64);
 }
 
 bool srun_init(const struct sgram *g, struct sstate *st)

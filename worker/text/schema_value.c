@@ -51,7 +51,8 @@ static int const_object(struct comp *c, const struct job *j, const struct jv *v,
 }
 
 /* node takes exactly the scalars among list[0..n). */
-static int scalars(struct comp *c, const struct jv *const *list, size_t n, uint32_t node)
+static int scalars(struct comp *c, const struct job *j, const struct jv *const *list, size_t n,
+                   uint32_t node)
 {
     struct nfa a = {0};
     uint32_t start = GRAM_NONE, n_num = 0;
@@ -65,7 +66,9 @@ static int scalars(struct comp *c, const struct jv *const *list, size_t n, uint3
         struct nfa_frag f;
         if (jv_is_number(v)) {
             set |= T_NUM;
-            sdec_from_json(&in[n_num++], v);
+            if (sdec_is_blurred(v))
+                rc = scomp_refuse(c, j, "enum or const with an integer beyond 64 bits");
+            (void)sdec_from_json(&in[n_num++], v);
         } else if (jv_is(v, JV_BOOL)) {
             set |= T_BOOL;
             bools |= jv_bool(v, false) ? 2U : 1U;
@@ -106,7 +109,7 @@ int scomp_constant(struct comp *c, const struct job *j, const struct jv *v, uint
         return const_array(c, j, v, node);
     if (jv_is(v, JV_OBJECT))
         return const_object(c, j, v, node);
-    return scalars(c, &v, 1, node);
+    return scalars(c, j, &v, 1, node);
 }
 
 int scomp_values(struct comp *c, const struct job *j, const struct jv *list, uint32_t *id)
@@ -126,9 +129,9 @@ int scomp_values(struct comp *c, const struct job *j, const struct jv *list, uin
             rc = scomp_kid(c, &kids, sub, KID_ANY, 0);
     }
     if (rc == 0 && kids.n == 0) {
-        rc = scalars(c, flat, k, *id);
+        rc = scalars(c, j, flat, k, *id);
     } else if (rc == 0) {
-        if (k > 0 && (rc = scomp_node(c, &sub)) == 0 && (rc = scalars(c, flat, k, sub)) == 0)
+        if (k > 0 && (rc = scomp_node(c, &sub)) == 0 && (rc = scalars(c, j, flat, k, sub)) == 0)
             rc = scomp_kid(c, &kids, sub, KID_ANY, 0);
         if (rc == 0)
             rc = scomp_store_kids(c, *id, &kids);

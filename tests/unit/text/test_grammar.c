@@ -65,6 +65,15 @@ static const struct kase cases[] = {
      "{\"type\":\"integer\",\"minimum\":3,\"maximum\":12}",
      {"3", "12", "10.0"},
      {"2", "13", "30", "-3", "3.5", "1"}},
+    {SCHEMA, /* numbers that differ by sign and one bit are two */
+     "{\"type\":\"array\",\"uniqueItems\":true}",
+     {"[-7,6]", "[7,-6]", "[8,-9]"},
+     {"[-7,-7.0]", "[0,-0]"}},
+    {SCHEMA, "{\"minimum\":0}", {"-0", "-0.0", "0"}, {"-1", "-0.1"}},
+    {SCHEMA, /* trees hold no digits beyond 64 bits: nothing past the bound gets in */
+     "{\"minimum\":12345678901234567890,\"maximum\":18446744073709551615}",
+     {"12345678901234570000", "18446744073709540000"},
+     {"12345678901234567889", "18446744073709551616"}},
     {SCHEMA,
      "{\"type\":\"number\",\"exclusiveMaximum\":5,\"multipleOf\":0.5}",
      {"4.5", "-7", "0"},
