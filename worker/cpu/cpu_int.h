@@ -7,10 +7,11 @@
  * Division of work: every matrix operation gives thread t the range `split[t]` ..
  * `split[t + 1]` of its units, the same in every step, and cpu_claim.h says how threads take
  * them. Rows are divided evenly where a row is the unit; units of attention are divided anew
- * for every batch. No result depends on who computed it, nor on how many of the threads take part. */
+ * for every batch. No result depends on who computed it, nor on how many threads take part. */
 #ifndef QUIRE_CPU_INT_H
 #define QUIRE_CPU_INT_H
 
+#include "base/num.h"
 #include "quant/kern.h"
 #include "worker/cpu/attn_kern.h"
 #include "worker/cpu/cpu_claim.h"
@@ -24,6 +25,8 @@
 #define CPU_OWN_ROWS 2
 /* Positions of one partial attention result. */
 #define CPU_CHUNK 512
+/* Pages of a head that follow each other in the KV cache: a chunk. */
+#define CPU_KV_GROUP ((uint32_t)(CPU_CHUNK / BACKEND_PAGE_TOKENS))
 
 struct cpu_mat {
     struct kern_mat m;
@@ -101,11 +104,13 @@ struct cpu_stage {
     void *vectors;              /* norms and biases */
     size_t weight_bytes;        /* of the packed matrices */
 
-    /* KV: [layer][kv head][page]: what a query walks is one stream where pages follow. */
+    /* KV: [page / CPU_KV_GROUP][layer][kv head][page % CPU_KV_GROUP]: what a query walks is one
+     * stream where pages follow, and memory is taken by the group: with all pages of a head
+     * together the first token would touch a huge page for each layer and head. */
     struct cpu_map kv;
     struct attn_layout layout;
     uint32_t n_pages;
-    size_t kv_head_bytes, kv_layer_bytes;
+    size_t kv_page_bytes; /* of all layers and heads */
 
     /* Scratch for max_tokens rows; all from one map. */
     struct cpu_map scratch;
@@ -153,7 +158,10 @@ void cpu_attn_plan(struct cpu_stage *s);
 static inline unsigned char *cpu_kv_at(const struct cpu_stage *s, uint32_t layer, uint32_t page,
                                        uint32_t head)
 {
-    return s->kv.p + layer * s->kv_layer_bytes + head * s->kv_head_bytes + page * s->layout.bytes;
+    uint32_t in = page % CPU_KV_GROUP, first = page - in;
+    size_t n = NUM_MIN(s->n_pages - first, CPU_KV_GROUP); /* the last group may be smaller */
+    return s->kv.p + first * s->kv_page_bytes +
+           (((size_t)layer * s->hp.n_kv_heads + head) * n + in) * s->layout.bytes;
 }
 
 #endif

@@ -205,9 +205,9 @@ static int open_kv(struct cpu_stage *s, const struct stage_config *cfg, struct e
     size_t bytes;
     s->n_pages = cfg->n_pages;
     s->layout = attn_layout_of(s->attn, cfg->kv, s->hp.head_dim_k, s->hp.head_dim_v);
-    if (!num_mul(s->layout.bytes, s->n_pages, &s->kv_head_bytes) ||
-        !num_mul(s->kv_head_bytes, s->hp.n_kv_heads, &s->kv_layer_bytes) ||
-        !num_mul(s->kv_layer_bytes, s->n_layers, &bytes))
+    if (!num_mul(s->layout.bytes, s->hp.n_kv_heads, &bytes) ||
+        !num_mul(bytes, s->n_layers, &s->kv_page_bytes) ||
+        !num_mul(s->kv_page_bytes, s->n_pages, &bytes))
         return err_set(e, Q_ENOMEM, "a KV cache of %u pages is too large", s->n_pages);
     return bytes ? cpu_map_open(&s->kv, bytes, "the KV cache", e) : 0;
 }

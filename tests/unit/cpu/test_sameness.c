@@ -2,6 +2,7 @@
 /* A position's logits are the same bits for any batch, chunking, thread count and split into
  * stages. A stream that moves to another replica relies on it. */
 #include "tests/unit/cpu/harness.h"
+#include "worker/cpu/cpu_int.h"
 
 #define PAGES    256U
 #define MAX_ROWS 256U
@@ -306,6 +307,37 @@ static void test_q8_is_half(void **state)
         free(logits[k]);
 }
 
+/* Pages lie apart, inside the cache; few pages in use lie in little memory. The last group is
+ * not full. */
+static void test_kv_places(void **state)
+{
+    enum { N = 3 * CPU_KV_GROUP + 5 };
+    struct h_run r;
+    struct h_config c = {.n_threads = 1, .max_rows = 16, .n_pages = N};
+    char *path = h_data(files[1]);
+    (void)state;
+    if (!path)
+        skip();
+    h_open(&r, path, &c);
+    free(path);
+    const struct cpu_stage *s = (const struct cpu_stage *)r.stages[0];
+    size_t heads = (size_t)s->n_layers * s->hp.n_kv_heads, each = s->layout.bytes;
+    unsigned char *used = calloc(heads * N, 1);
+    assert_non_null(used);
+    assert_true(s->kv.bytes >= heads * N * each);
+    for (uint32_t page = 0; page < N; page++) {
+        for (uint32_t i = 0; i < heads; i++) {
+            uint32_t layer = i / s->hp.n_kv_heads, head = i % s->hp.n_kv_heads;
+            size_t at = (size_t)(cpu_kv_at(s, layer, page, head) - s->kv.p);
+            assert_true(at % each == 0 && at / each < heads * N);
+            assert_false(used[at / each]++);
+            assert_true(page >= CPU_KV_GROUP || at < heads * CPU_KV_GROUP * each);
+        }
+    }
+    free(used);
+    h_close(&r);
+}
+
 /* Which rows are wanted changes nothing; a prompt chunk may want none. */
 static void test_wanted_rows(void **state)
 {
@@ -385,6 +417,7 @@ int main(void)
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_two_at_depth),
         cmocka_unit_test(test_q8_is_half),
+        cmocka_unit_test(test_kv_places),
         cmocka_unit_test(test_wanted_rows),
         cmocka_unit_test(test_bad_batches),
     };
