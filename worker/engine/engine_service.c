@@ -321,6 +321,7 @@ static void send_delta(struct gen *g, const struct engine_event *ev)
     d.choice = ev->choice;
     d.n_tokens = ev->n_tokens;
     d.tokens = (uint32_t *)(uintptr_t)ev->tokens;
+    d.forced = ev->hurried;
     if (ev->n_logprobs == 0) {
         put_text(g, ev, &d);
         return;
@@ -479,7 +480,8 @@ static int render(struct engine_service *s, const Quire__GenerateRequest *q, str
                             .extra = extra,
                             .add_generation_prompt = q->add_generation_prompt,
                             .bos_token = s->bos,
-                            .eos_token = s->eos};
+                            .eos_token = s->eos,
+                            .unix_time = q->unix_time};
     bool raised = false;
     rc = chat_render_marked(s->cfg.chat, &in, out, mark, &raised, e);
     if (rc != 0 && rc != Q_ENOMEM)
@@ -696,6 +698,7 @@ static void submit(struct gen *g)
     struct request_config cfg = {
         .accepted = q->accepted_tokens,
         .n_accepted = q->n_accepted_tokens,
+        .accepted_hurried = q->accepted_forced,
         .stops = (const char *const *)q->stop,
         .n_stops = forced ? 0 : q->n_stop, /* they would break a call */
         .stop_ids = q->stop_token_ids,
@@ -769,10 +772,9 @@ static void run_generate(struct text_job *j)
     struct constraint_spec spec;
     bool forced = g->req->force_tools && wants_calls(g->req);
     g->format = forced ? gram_tools_format(s->cfg.format) : s->cfg.format;
-    g->within = wants_calls(g->req) && !g->req->force_tools && g->format &&
-                gram_tools_within(g->format) &&
-                (!g->req->constraint || g->req->constraint->kind == 0) &&
-                any_strict(g->req->tools_json);
+    g->within =
+        wants_calls(g->req) && !g->req->force_tools && g->format && gram_tools_within(g->format) &&
+        (!g->req->constraint || g->req->constraint->kind == 0) && any_strict(g->req->tools_json);
     bool has = make_spec(g, &spec);
     if (has && !(g->constraint = constraints_find(s->constraints, &spec))) {
         g->job.run = run_compile;

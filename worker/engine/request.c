@@ -158,6 +158,7 @@ int request_open(struct request **out, const struct request_config *c,
     for (uint32_t i = 0; i < r->n_choices; i++)
         if (seq_open(&r->seqs[i], r, c->choice_base + i, c, n_ctx) != 0)
             goto nomem;
+    r->seqs[0].hurried = c->accepted_hurried && c->n_accepted > 0;
     rc = replay(&r->seqs[0], c->accepted, c->n_accepted);
     if (rc == Q_EINVAL) {
         err_set(e, rc, "accepted_tokens: they do not fit the constraint");
@@ -411,9 +412,11 @@ enum finish seq_replayed(const struct seq *q)
 {
     if (q->n_gen == 0)
         return FINISH_NOT;
-    if (q->stop.matched >= 0 || seq_is_last(q, q->tokens[q->n_tokens - 1]) ||
-        (q->gate == GATE_ON && gmatch_finished(q->match)))
+    if (q->stop.matched >= 0)
         return FINISH_STOP;
+    if (seq_is_last(q, q->tokens[q->n_tokens - 1]) ||
+        (q->gate == GATE_ON && gmatch_finished(q->match)))
+        return q->hurried ? FINISH_LENGTH : FINISH_STOP;
     return q->n_gen >= q->max_gen ? FINISH_LENGTH : FINISH_NOT;
 }
 
@@ -455,6 +458,7 @@ int seq_accept(struct seq *q, uint32_t token, const struct token_logprobs *lp, u
                              .text_len = q->out.len,
                              .logprobs = q->lp,
                              .n_logprobs = n,
+                             .hurried = q->hurried,
                          });
     if (n > 0) {
         q->n_lp -= n;

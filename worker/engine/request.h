@@ -48,8 +48,10 @@ struct engine_event {
      * the first prompt token has NaN). */
     const struct token_logprobs *logprobs;
     size_t n_logprobs;
-    enum finish finish;    /* FINISHED */
-    bool hurried;          /* FINISHED by length, yet the text is complete: it was made to end */
+    enum finish finish; /* FINISHED */
+    /* FINISHED by length, yet the text is complete: it was made to end. DELTA: this token or one
+     * before came for that reason. */
+    bool hurried;
     const char *stop_text; /* FINISHED: the stop string that matched, or NULL */
     uint32_t n_prompt, n_completion;
     double prefill_ms, decode_ms;
@@ -78,6 +80,7 @@ struct request_config {
     const char *prompt_text;  /* shown first when echo is set */
     const uint32_t *accepted; /* already generated elsewhere: go on after them */
     size_t n_accepted;
+    bool accepted_hurried;          /* one of them came so that the text ends in time */
     struct sampler_params sampling; /* bias is copied */
     const char *const *stops;
     size_t n_stops;

@@ -156,13 +156,13 @@ static struct jv *convert_messages(const struct jv *messages, const struct shape
 
 /* ---- rendering ---- */
 
-static int64_t template_time(void)
+static int64_t template_time(int64_t given)
 {
     const char *fixed = getenv("QUIRE_FIXED_TIME");
     struct tm tm = {.tm_isdst = -1};
     if (fixed && strptime(fixed, "%Y-%m-%dT%H:%M:%S", &tm))
         return (int64_t)mktime(&tm);
-    return clock_unix_s();
+    return given ? given : clock_unix_s();
 }
 
 /* The top-level variables; messages is taken. */
@@ -197,7 +197,7 @@ static int render(const struct jinja *t, const struct chat_input *in, struct jv 
     struct jv *vars = messages ? make_vars(in, messages) : NULL;
     if (!vars)
         return err_set(e, Q_ENOMEM, "out of memory");
-    int rc = jinja_render_marked(t, vars, template_time(), lim, out, mark, raised, e);
+    int rc = jinja_render_marked(t, vars, template_time(in->unix_time), lim, out, mark, raised, e);
     jv_free(vars);
     return rc;
 }
@@ -334,7 +334,7 @@ static int render_go(const struct chat_template *c, const struct chat_input *in,
                                .think = jv_bool(think, effort && strcmp(effort, "none") != 0),
                                .think_set = think || effort,
                                .think_level = effort};
-    return gotmpl_render_chat(c->go, &chat, template_time(), out, mark, e);
+    return gotmpl_render_chat(c->go, &chat, template_time(in->unix_time), out, mark, e);
 }
 
 int chat_render_marked(const struct chat_template *c, const struct chat_input *in, struct buf *out,
@@ -367,7 +367,7 @@ int chat_render_raw(const char *text, size_t n, const struct jv *vars, struct bu
     int rc = jinja_compile(&t, text, n, e);
     if (rc)
         return rc;
-    rc = jinja_render(t, vars, template_time(), NULL, out, raised, e);
+    rc = jinja_render(t, vars, template_time(0), NULL, out, raised, e);
     jinja_free(t);
     return rc;
 }

@@ -15,6 +15,7 @@ struct chat_input {
     const struct jv *extra;    /* object with further top-level variables, or NULL */
     bool add_generation_prompt;
     const char *bos_token, *eos_token; /* texts, "" if none */
+    int64_t unix_time;                 /* what the template takes for now; 0: the clock */
 };
 
 /* From tokenizer.chat_template. Q_ENOTFOUND when the file has none. */

@@ -113,6 +113,8 @@ struct got {
     pthread_cond_t cond;
     struct buf text[2], reasoning[2], calls[2]; /* per choice */
     uint32_t n_tokens[2], n_finished;
+    uint32_t tokens[N_CTX]; /* of choice 0 */
+    uint32_t n_own;         /* of these, how many came before the first forced one */
     Quire__FinishReason reason[2];
     char id[64];
     bool closed;
@@ -125,6 +127,10 @@ static void take_delta(struct got *g, const Quire__Delta *d)
     assert_in_range(d->choice, 0, 1);
     buf_puts(&g->text[d->choice], d->text);
     buf_puts(&g->reasoning[d->choice], d->reasoning);
+    for (size_t i = 0; d->choice == 0 && i < d->n_tokens; i++) {
+        g->n_own += !d->forced;
+        g->tokens[g->n_tokens[0] + i] = d->tokens[i];
+    }
     g->n_tokens[d->choice] += (uint32_t)d->n_tokens;
     for (size_t i = 0; i < d->n_tool_calls; i++) {
         const Quire__ToolCallDelta *t = d->tool_calls[i];
@@ -431,6 +437,40 @@ static void test_reasoning_before_a_forced_call(void **state)
     }
 }
 
+/* The limit ends an answer that must have a form. That it did is told by a continuation too, if
+ * it is told of the tokens that came for that reason. */
+static void test_continuation_of_a_forced_end(void **state)
+{
+    (void)state;
+    struct head h;
+    Quire__GenerateRequest q;
+    Quire__Sampling s;
+    Quire__Constraint c = QUIRE__CONSTRAINT__INIT;
+    head_open(&h, "none");
+    init(&q, &s, "Once", "so it was and so it was and so it was and so it was and so it was");
+    c.kind = QUIRE__CONSTRAINT_KIND__CONSTRAINT_REGEX;
+    c.text = (char *)(uintptr_t) "[a-z ]*[.][0-9]{4}";
+    q.tools_json = (char *)(uintptr_t) "";
+    q.constraint = &c;
+    q.max_tokens = 12;
+    struct got *whole = ask(&h, &q);
+    uint32_t n = whole->n_tokens[0];
+    assert_int_equal(whole->reason[0], QUIRE__FINISH_REASON__FINISH_LENGTH);
+    assert_in_range(whole->n_own, 1, n - 2);
+    for (uint32_t cut = 1; cut <= n; cut++) {
+        q.accepted_tokens = whole->tokens;
+        q.n_accepted_tokens = cut;
+        q.accepted_forced = cut > whole->n_own;
+        struct got *rest = ask(&h, &q);
+        assert_int_equal(rest->reason[0], whole->reason[0]);
+        assert_int_equal(rest->n_tokens[0], n - cut);
+        assert_memory_equal(rest->tokens, whole->tokens + cut, (n - cut) * sizeof(uint32_t));
+        got_free(rest);
+    }
+    got_free(whole);
+    head_close(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +478,7 @@ int main(void)
         cmocka_unit_test(test_prompt_opens_reasoning),
         cmocka_unit_test(test_strict_tools),
         cmocka_unit_test(test_reasoning_before_a_forced_call),
+        cmocka_unit_test(test_continuation_of_a_forced_end),
     };
     struct err e = {0};
     rpc_global_init();
