@@ -41,11 +41,12 @@ void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t
     };
 }
 
-void kern_rows_set_pair(struct kern_rows *rows, enum qtype type, uint32_t pair_tokens,
-                        kern_pair_mul_fn *mul)
+void kern_rows_set_many(struct kern_rows *rows, enum qtype type, uint32_t many_tokens,
+                        uint32_t block_tokens, kern_many_mul_fn *mul)
 {
-    rows->by_type[type].pair_mul = mul;
-    rows->by_type[type].pair_tokens = pair_tokens;
+    rows->by_type[type].many_mul = mul;
+    rows->by_type[type].many_tokens = many_tokens;
+    rows->by_type[type].block_tokens = block_tokens;
 }
 
 static const struct kern_type *find_in(enum kern_level level, enum qtype type)
@@ -170,40 +171,46 @@ void kern_mat_pack(const struct kern_mat *m, const void *src, uint32_t from, uin
                    rows_in(m, p), m->cols, (char *)dst + p * m->panel_bytes);
 }
 
+uint32_t kern_token_block(const struct kern_mat *m, uint32_t n_tokens)
+{
+    /* Activations that stay in the second-level cache while panels of weights pass. */
+    enum { ACTS_IN_CACHE = 256 << 10, MIN_BLOCK = 32 };
+    uint32_t most = m->k->block_tokens;
+    if (most == 0) {
+        most = (uint32_t)(ACTS_IN_CACHE / m->k->act_bytes(m->cols));
+        most = NUM_MAX(most, (uint32_t)MIN_BLOCK);
+    }
+    uint32_t blocks = (n_tokens + most - 1) / most;
+    return blocks < 2 ? n_tokens : ((n_tokens + blocks - 1) / blocks + 7) / 8 * 8;
+}
+
 void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                      const struct kern_outliers *outliers, uint32_t n_tokens, float *out,
                      size_t ld_out)
 {
     const struct kern_type *k = m->k;
-    const unsigned char *at = m->data + from * m->panel_bytes;
-    bool pairs = k->pair_mul && n_tokens >= k->pair_tokens;
-    for (uint32_t p = from; p < to;) {
-        uint32_t n = pairs && p + 1 < to ? 2 : 1;
-        uint32_t n_rows = NUM_MIN(n * k->panel_rows, m->rows - p * k->panel_rows);
-        if (pairs)
-            k->pair_mul(at, m->panel_bytes, m->cols, n_rows, acts, n_tokens, out, ld_out);
-        else
-            k->panel_mul(at, m->cols, n_rows, acts, n_tokens, out, ld_out);
-        for (; n > 0; n--, p++) {
-            if (outliers && k->outliers_add)
-                k->outliers_add(at, rows_in(m, p), outliers, n_tokens, out, ld_out);
-            at += m->panel_bytes;
-            out += k->panel_rows;
-        }
+    const unsigned char *panels = m->data + from * m->panel_bytes;
+    bool many = k->many_mul && n_tokens >= k->many_tokens;
+    if (many && to > from)
+        k->many_mul(panels, m->panel_bytes, m->cols,
+                    NUM_MIN(to * k->panel_rows, m->rows) - from * k->panel_rows, acts, n_tokens,
+                    out, ld_out);
+    for (uint32_t p = from; p < to; p++, panels += m->panel_bytes, out += k->panel_rows) {
+        if (!many)
+            k->panel_mul(panels, m->cols, rows_in(m, p), acts, n_tokens, out, ld_out);
+        if (outliers && k->outliers_add)
+            k->outliers_add(panels, rows_in(m, p), outliers, n_tokens, out, ld_out);
     }
 }
 
 void kern_mat_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                   uint32_t n_tokens, float *out, size_t ld_out)
 {
-    /* Activations of one chunk of tokens stay in the second-level cache while all panels pass. */
-    enum { CHUNK_BYTES = 1 << 20 };
     const struct kern_type *k = m->k;
     size_t act_bytes = k->act_bytes(m->cols);
-    uint32_t chunk = (uint32_t)(CHUNK_BYTES / act_bytes) & ~7u;
-    chunk = NUM_MAX(chunk, 8u);
-    for (uint32_t t = 0; t < n_tokens; t += chunk) {
-        uint32_t n = NUM_MIN(chunk, n_tokens - t);
+    uint32_t block = kern_token_block(m, n_tokens);
+    for (uint32_t t = 0; t < n_tokens; t += block) {
+        uint32_t n = NUM_MIN(block, n_tokens - t);
         const char *a = (const char *)acts + t * act_bytes;
         kern_panels_mul(m, from, to, a, NULL, n, out + t * ld_out + (size_t)from * k->panel_rows,
                         ld_out);

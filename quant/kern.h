@@ -62,11 +62,13 @@ struct kern_type {
      * acts are act_bytes(cols) apart. */
     void (*panel_mul)(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,
                       uint32_t n_tokens, float *out, size_t ld_out);
-    /* The same for one panel or two neighbours, n_rows counting the rows of both; preferred from
-     * pair_tokens tokens on. NULL: this level has none. */
-    void (*pair_mul)(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
+    /* The same for any number of neighbouring panels, n_rows counting the rows of all; preferred
+     * from many_tokens tokens on. NULL: this level has none. */
+    void (*many_mul)(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
                      const void *acts, uint32_t n_tokens, float *out, size_t ld_out);
-    uint32_t pair_tokens;
+    uint32_t many_tokens;
+    /* Tokens that many_mul is fastest with at once; 0: as many as a cache holds. */
+    uint32_t block_tokens;
     /* out[t * ld_out + r] += sum of W[row0 + r][column] * x over the outliers o[t] of each token.
      * NULL: activations are not rounded, so there are none. */
     void (*outliers_add)(const void *panel, uint32_t n_rows, const struct kern_outliers *o,
@@ -120,9 +122,10 @@ size_t kern_mat_bytes(const struct kern_mat *m);
 /* Pack panels [from, to) of file rows at src into dst (kern_mat_bytes large): threads share it. */
 void kern_mat_pack(const struct kern_mat *m, const void *src, uint32_t from, uint32_t to,
                    void *dst);
-/* out[t * ld_out + r] for the rows r of panels [from, to), counted from the first of them. The
- * caller keeps n_tokens * act_bytes within its second-level cache. outliers [n_tokens]: added;
- * NULL: none. */
+/* How many of n_tokens to give kern_panels_mul at once. */
+uint32_t kern_token_block(const struct kern_mat *m, uint32_t n_tokens);
+/* out[t * ld_out + r] for the rows r of panels [from, to), counted from the first of them. Fastest
+ * with kern_token_block tokens. outliers [n_tokens]: added; NULL: none. */
 void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,
                      const struct kern_outliers *outliers, uint32_t n_tokens, float *out,
                      size_t ld_out);

@@ -126,4 +126,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 #include "quant/kern_outlier_simd.h"
 
 KERN_DEFINE_ROWS_AND(kern_rows_avx2,
-                     PLAIN_PAIR_ROWS if (kern_cpu_avxvnni()) kern_pairs_avxvnni(rows);)
+                     PLAIN_MANY_ROWS if (kern_cpu_avxvnni()) kern_many_avxvnni(rows);)

@@ -192,4 +192,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 
 #include "quant/kern_outlier_simd.h"
 
-KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_PAIR_ROW) PLAIN_PAIR_ROWS)
+KERN_DEFINE_ROWS_AND(kern_rows_avx512, KERN_SHAPES(GEMM_MANY_ROW) PLAIN_MANY_ROWS)

@@ -16,7 +16,7 @@ INLINE void store_codes(uint8_t *p, __m256i v)
 #define GEMM_TOKENS 3
 #include "quant/kern_gemm_simd.h"
 
-void kern_pairs_avxvnni(struct kern_rows *rows)
+void kern_many_avxvnni(struct kern_rows *rows)
 {
-    KERN_SHAPES(GEMM_PAIR_ROW)
+    KERN_SHAPES(GEMM_MANY_ROW)
 }

@@ -13,7 +13,8 @@
  * bytes), vi_store, vf_load, vf_store, vf_zero, and rows_load(p, n), rows_store(p, v, n): the first
  * n of R floats anywhere. */
 
-enum { STRIP = 16 };
+/* Tokens at once are enough for unpacking to cost little beside them. */
+enum { STRIP = 16, SLAB_BYTES = 512 << 10, BLOCK_TOKENS = 128 };
 
 struct strip_block {
     alignas(64) uint8_t code[8][4 * R]; /* [g]: column 4g + j of row r at 4r + j */
@@ -61,9 +62,9 @@ INLINE size_t gemm_start(const struct kern_shape s)
     }
 }
 
-/* Unpack n blocks, whole supers; returns the place in the panel after them. */
-INLINE const uint8_t *strip_unpack(const struct kern_shape s, const uint8_t *p, unsigned n,
-                                   struct strip_block *w)
+/* Unpack n blocks, whole supers. */
+INLINE void strip_unpack(const struct kern_shape s, const uint8_t *p, unsigned n,
+                         struct strip_block *w)
 {
     const unsigned super = kern_super_cols(&s) / 32;
     const size_t scale_bytes = kern_scale_bytes(&s, R);
@@ -95,7 +96,6 @@ INLINE const uint8_t *strip_unpack(const struct kern_shape s, const uint8_t *p, 
             }
         }
     }
-    return p;
 }
 
 INLINE void ask_lines(const struct gemm *m, unsigned b)
@@ -236,43 +236,71 @@ INLINE void gemm_tokens(const struct kern_shape s, const struct gemm *m, unsigne
     }
 }
 
+/* Bytes of STRIP blocks in a panel. */
+INLINE size_t strip_bytes(const struct kern_shape s)
+{
+    const size_t block = kern_scale_bytes(&s, R) + kern_code_bytes(&s, R);
+    return STRIP * block + STRIP * 32 / kern_super_cols(&s) * kern_head_bytes(&s, R);
+}
+
+/* One strip of one or two panels and all tokens; next: what follows it. */
+INLINE void gemm_strip(const struct kern_shape s, struct gemm *m, unsigned panels,
+                       uint32_t n_tokens, const uint8_t *next, size_t panel_bytes)
+{
+    const uint32_t tiles = (n_tokens + tile_of(s) - 1) / tile_of(s);
+    const size_t bytes = strip_bytes(s);
+    size_t asked = 0;
+    m->ask[0] = next;
+    m->ask[1] = next + panel_bytes;
+    m->ask_lines = (unsigned)(bytes / 64 / (tiles * m->n_blocks)) + 1;
+    for (uint32_t i = 0; i < tiles; i++) {
+        gemm_tokens(s, m, panels, (uint32_t)((uint64_t)n_tokens * i / tiles),
+                    (uint32_t)((uint64_t)n_tokens * (i + 1) / tiles));
+        size_t done = (size_t)64 * m->ask_lines * m->n_blocks;
+        m->ask[0] += done;
+        m->ask[1] += done;
+        asked += done;
+        if (asked >= bytes)
+            m->ask_lines = 0;
+    }
+}
+
+/* Any number of panels. Activations of all tokens may be too many for the second-level cache:
+ * all panels pass over a slab of columns that fits it, then over the next. */
 INLINE void gemm_mul(const struct kern_shape s, const uint8_t *panel, size_t panel_bytes,
                      uint32_t cols, uint32_t n_rows, const struct kern_act *acts, uint32_t n_tokens,
                      float *out, size_t ld_out)
 {
     struct strip_block strips[2 * STRIP];
-    const unsigned panels = n_rows > R ? 2 : 1, n_blocks = cols / 32;
-    const uint32_t tiles = (n_tokens + tile_of(s) - 1) / tile_of(s);
-    const uint8_t *p[2] = {panel, panel + panel_bytes};
-    const size_t block_bytes = panel_bytes / n_blocks;
-    struct gemm m = {.strip = strips,
-                     .stride = n_blocks,
-                     .start = gemm_start(s),
-                     .out = out,
-                     .ld_out = ld_out,
-                     .n_rows = n_rows - (panels - 1) * R};
-    for (unsigned b = 0; b < n_blocks; b += STRIP) {
-        m.n_blocks = n_blocks - b < STRIP ? n_blocks - b : STRIP;
-        m.acts = acts + b;
-        m.first = b == 0;
-        for (unsigned i = 0; i < panels; i++)
-            p[i] = strip_unpack(s, p[i], m.n_blocks, strips + i * STRIP);
-        /* At the end of these panels the next two follow; past the matrix it is a wasted request.
-         */
-        bool last = b + STRIP >= n_blocks;
-        size_t bytes = STRIP * block_bytes, asked = 0;
-        m.ask[0] = last ? panel + panels * panel_bytes : p[0];
-        m.ask[1] = last ? m.ask[0] + panel_bytes : p[panels - 1];
-        m.ask_lines = (unsigned)(bytes / 64 / (tiles * m.n_blocks)) + 1;
-        for (uint32_t i = 0; i < tiles; i++) {
-            gemm_tokens(s, &m, panels, (uint32_t)((uint64_t)n_tokens * i / tiles),
-                        (uint32_t)((uint64_t)n_tokens * (i + 1) / tiles));
-            size_t done = (size_t)64 * m.ask_lines * m.n_blocks;
-            m.ask[0] += done;
-            m.ask[1] += done;
-            asked += done;
-            if (asked >= bytes)
-                m.ask_lines = 0;
+    const unsigned n_blocks = cols / 32;
+    const size_t bytes = strip_bytes(s), fit = SLAB_BYTES / sizeof *acts / n_tokens / STRIP;
+    const unsigned slab = STRIP * (unsigned)(fit < 1 ? 1 : fit);
+    struct gemm m = {.strip = strips, .stride = n_blocks, .start = gemm_start(s), .ld_out = ld_out};
+    for (unsigned from = 0, to; from < n_blocks; from = to) {
+        to = n_blocks - from < slab ? n_blocks : from + slab;
+        for (uint32_t row = 0; row < n_rows; row += 2 * R) {
+            const unsigned panels = n_rows - row > R ? 2 : 1;
+            const uint8_t *first = panel + row / R * panel_bytes;
+            m.out = out + row;
+            m.n_rows = panels == 2 && n_rows - row < 2 * R ? n_rows - row - R
+                       : n_rows - row < R                  ? n_rows - row
+                                                           : R;
+            for (unsigned b = from; b < to; b += STRIP) {
+                const uint8_t *at = first + b / STRIP * bytes, *next = at + bytes;
+                m.n_blocks = to - b < STRIP ? to - b : STRIP;
+                m.acts = acts + b;
+                m.first = b == 0;
+                for (unsigned i = 0; i < panels; i++)
+                    strip_unpack(s, at + i * panel_bytes, m.n_blocks, strips + i * STRIP);
+                /* Past the matrix this is a wasted request. */
+                if (b + STRIP >= to) {
+                    if (row + 2 * R < n_rows || to == n_blocks)
+                        next = first + 2 * panel_bytes + from / STRIP * bytes;
+                    else
+                        next = panel + to / STRIP * bytes;
+                }
+                gemm_strip(s, &m, panels, n_tokens, next, panel_bytes);
+            }
         }
     }
 }
@@ -281,7 +309,8 @@ INLINE void gemm_mul(const struct kern_shape s, const uint8_t *panel, size_t pan
  * memory for one or two tiles. Tokens past the last are the last again. */
 INLINE void pair_tile(const struct kern_shape s, const uint8_t *panel, size_t panel_bytes,
                       uint32_t n_blocks, uint32_t n_rows, const struct kern_act *acts,
-                      uint32_t n_tokens, const unsigned tile, float *out, size_t ld_out)
+                      uint32_t n_tokens, const unsigned tile, const uint8_t *ask,
+                      unsigned ask_lines, float *out, size_t ld_out)
 {
     enum { MOST = 2 * TILE };
     alignas(64) float acc[MOST][R], part[MOST][R];
@@ -290,7 +319,7 @@ INLINE void pair_tile(const struct kern_shape s, const uint8_t *panel, size_t pa
     const uint32_t super = kern_super_cols(&s) / 32;
     const size_t scale_bytes = kern_scale_bytes(&s, R), head_bytes = kern_head_bytes(&s, R);
     const size_t block_bytes = scale_bytes + kern_code_bytes(&s, R);
-    const size_t ahead = kern_ahead();
+    const size_t ahead = ask_lines ? 0 : kern_ahead();
     const uint8_t *p = panel;
     const unsigned n = 2 * tile;
     UNROLL for (unsigned t = 0; t < tile; t++) a[t] =
@@ -307,6 +336,8 @@ INLINE void pair_tile(const struct kern_shape s, const uint8_t *panel, size_t pa
             }
             p += head_bytes;
         }
+        for (unsigned k = 0; k < ask_lines; k++, ask += 64)
+            ask_line(ask);
         UNROLL for (unsigned k = 0; k < 2; k++)
         {
             const uint8_t *at = p + k * panel_bytes;
@@ -371,29 +402,51 @@ INLINE void pair_mul(const struct kern_shape s, const uint8_t *panel, size_t pan
                      float *out, size_t ld_out)
 {
     const uint32_t n_blocks = cols / 32, tiles = (n_tokens + TILE - 1) / TILE;
-    for (uint32_t i = 0; i < tiles; i++) {
+    /* Several tiles: all of them ask for the next pair, or the first would wait for memory and the
+     * others not use it. */
+    const unsigned lines =
+        tiles < 2 ? 0 : (unsigned)(2 * panel_bytes / 64 / (tiles * n_blocks)) + 1;
+    const uint8_t *ask = panel + 2 * panel_bytes;
+    for (uint32_t i = 0; i < tiles; i++, ask += (size_t)64 * lines * n_blocks) {
         uint32_t from = n_tokens * i / tiles, n = n_tokens * (i + 1) / tiles - from;
         const struct kern_act *a = acts + (size_t)from * n_blocks;
         float *to = out + from * ld_out;
         if (n <= TILE / 2)
-            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE / 2, to, ld_out);
+            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE / 2, ask, lines, to,
+                      ld_out);
         else if (n <= TILE * 3 / 4)
-            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE * 3 / 4, to, ld_out);
+            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE * 3 / 4, ask, lines, to,
+                      ld_out);
         else
-            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE, to, ld_out);
+            pair_tile(s, panel, panel_bytes, n_blocks, n_rows, a, n, TILE, ask, lines, to, ld_out);
     }
 }
 
-#define GEMM_PAIR_MUL(name, bits, scales, offset, iq4)                                             \
-    static void pair_##name(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows, \
+INLINE void many_mul(const struct kern_shape s, const uint8_t *panel, size_t panel_bytes,
+                     uint32_t cols, uint32_t n_rows, const struct kern_act *acts, uint32_t n_tokens,
+                     float *out, size_t ld_out)
+{
+    if (n_tokens >= strips_from(s)) {
+        gemm_mul(s, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);
+        return;
+    }
+    for (; n_rows > R; n_rows -= n_rows < 2 * R ? n_rows : 2 * R) {
+        uint32_t n = n_rows < 2 * R ? n_rows : 2 * R;
+        pair_mul(s, panel, panel_bytes, cols, n, acts, n_tokens, out, ld_out);
+        panel += 2 * panel_bytes;
+        out += 2 * R;
+    }
+    if (n_rows > 0)
+        gemm_mul(s, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);
+}
+
+#define GEMM_MANY_MUL(name, bits, scales, offset, iq4)                                             \
+    static void many_##name(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows, \
                             const void *acts, uint32_t n_tokens, float *out, size_t ld_out)        \
     {                                                                                              \
         const struct kern_shape s = KERN_SHAPE_VALUE(name, bits, scales, offset, iq4);             \
-        if (n_tokens < strips_from(s) && n_rows > R)                                               \
-            pair_mul(s, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);            \
-        else                                                                                       \
-            gemm_mul(s, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);            \
+        many_mul(s, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);                \
     }
-#define GEMM_PAIR_ROW(name, bits, scales, offset, iq4)                                             \
-    kern_rows_set_pair(rows, QT_##name, GEMM_TOKENS, pair_##name);
-KERN_SHAPES(GEMM_PAIR_MUL)
+#define GEMM_MANY_ROW(name, bits, scales, offset, iq4)                                             \
+    kern_rows_set_many(rows, QT_##name, GEMM_TOKENS, BLOCK_TOKENS, many_##name);
+KERN_SHAPES(GEMM_MANY_MUL)

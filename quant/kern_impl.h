@@ -164,7 +164,7 @@ struct kern_rows {
 
 typedef void kern_panel_mul_fn(const void *panel, uint32_t cols, uint32_t n_rows, const void *acts,
                                uint32_t n_tokens, float *out, size_t ld_out);
-typedef void kern_pair_mul_fn(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
+typedef void kern_many_mul_fn(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows,
                               const void *acts, uint32_t n_tokens, float *out, size_t ld_out);
 
 /* How far ahead of the weights in use few-token kernels ask for memory; 0: leave it to the CPU
@@ -183,13 +183,13 @@ typedef void kern_outliers_fn(const void *panel, uint32_t n_rows, const struct k
 void kern_rows_set(struct kern_rows *rows, enum qtype type, unsigned r, uint32_t act_format,
                    void (*act_convert)(const float *x, uint32_t cols, void *act),
                    kern_panel_mul_fn *mul, kern_outliers_fn *outliers);
-/* And what multiplies one or two panels with pair_tokens tokens or more. */
-void kern_rows_set_pair(struct kern_rows *rows, enum qtype type, uint32_t pair_tokens,
-                        kern_pair_mul_fn *mul);
+/* And what multiplies many_tokens tokens or more, best block_tokens at once. */
+void kern_rows_set_many(struct kern_rows *rows, enum qtype type, uint32_t many_tokens,
+                        uint32_t block_tokens, kern_many_mul_fn *mul);
 
 void kern_rows_ref(struct kern_rows *rows);
 void kern_rows_avx2(struct kern_rows *rows);
-void kern_pairs_avxvnni(struct kern_rows *rows);
+void kern_many_avxvnni(struct kern_rows *rows);
 void kern_rows_avx512(struct kern_rows *rows);
 void kern_rows_neon(struct kern_rows *rows);
 

@@ -346,4 +346,4 @@ static void act_q8(const float *x, uint32_t cols, void *act)
 
 #include "quant/kern_outlier_simd.h"
 
-KERN_DEFINE_ROWS_AND(kern_rows_neon, PLAIN_PAIR_ROWS)
+KERN_DEFINE_ROWS_AND(kern_rows_neon, PLAIN_MANY_ROWS)

@@ -269,19 +269,28 @@ INLINE void plain_pair(const enum qtype type, const uint8_t *panel, size_t panel
     }
 }
 
-#define PLAIN_PAIR_MUL(name)                                                                       \
-    static void pair_##name(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows, \
+INLINE void plain_many(const enum qtype type, const uint8_t *panel, size_t panel_bytes,
+                       uint32_t cols, uint32_t n_rows, const float *acts, uint32_t n_tokens,
+                       float *out, size_t ld_out)
+{
+    for (uint32_t row = 0; row < n_rows; row += 2 * R)
+        plain_pair(type, panel + row / R * panel_bytes, panel_bytes, cols,
+                   n_rows - row < 2 * R ? n_rows - row : 2 * R, acts, n_tokens, out + row, ld_out);
+}
+
+#define PLAIN_MANY_MUL(name)                                                                       \
+    static void many_##name(const void *panel, size_t panel_bytes, uint32_t cols, uint32_t n_rows, \
                             const void *acts, uint32_t n_tokens, float *out, size_t ld_out)        \
     {                                                                                              \
-        plain_pair(QT_##name, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);      \
+        plain_many(QT_##name, panel, panel_bytes, cols, n_rows, acts, n_tokens, out, ld_out);      \
     }
-#define PLAIN_PAIR_ROW(name) kern_rows_set_pair(rows, QT_##name, PLAIN_FEW + 1, pair_##name);
-PLAIN_PAIR_MUL(F32)
-PLAIN_PAIR_MUL(F16)
-PLAIN_PAIR_MUL(BF16)
+#define PLAIN_MANY_ROW(name) kern_rows_set_many(rows, QT_##name, PLAIN_FEW + 1, 0, many_##name);
+PLAIN_MANY_MUL(F32)
+PLAIN_MANY_MUL(F16)
+PLAIN_MANY_MUL(BF16)
 
 /* For KERN_DEFINE_ROWS_AND. */
-#define PLAIN_PAIR_ROWS                                                                            \
-    PLAIN_PAIR_ROW(F32)                                                                            \
-    PLAIN_PAIR_ROW(F16)                                                                            \
-    PLAIN_PAIR_ROW(BF16)
+#define PLAIN_MANY_ROWS                                                                            \
+    PLAIN_MANY_ROW(F32)                                                                            \
+    PLAIN_MANY_ROW(F16)                                                                            \
+    PLAIN_MANY_ROW(BF16)

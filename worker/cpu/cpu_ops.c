@@ -10,10 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Converted rows that stay in the second-level cache while panels of weights pass. */
-#define ACTS_IN_CACHE (256U << 10)
-#define MIN_BLOCK     32U
-
 /* One thread's view of the run: how many rows go on, and whether the crop has happened. */
 struct run {
     struct cpu_stage *s;
@@ -145,10 +141,11 @@ static void mul(const struct run *r, const struct cpu_mat *mat, uint32_t from, u
     kern_panels_mul(m, from, to, acts, r->outliers + t0, n, out, ld);
 }
 
-static uint32_t token_block(const struct cpu_mat *mat)
+/* Rows that the matrix takes at once, where results of each are so many. */
+static uint32_t token_block(const struct run *r, const struct cpu_mat *mat, uint32_t results)
 {
-    size_t row = mat->m.k->act_bytes(mat->m.cols);
-    return (uint32_t)NUM_MAX(ACTS_IN_CACHE / row, (size_t)MIN_BLOCK);
+    uint32_t block = kern_token_block(&mat->m, r->n);
+    return (uint32_t)NUM_MIN((size_t)block, r->s->tile_floats / results);
 }
 
 /* ---- QKV ----------------------------------------------------------------------------------- */
@@ -200,7 +197,7 @@ static void qkv_unit(struct run *r, const struct cpu_op *op, const struct cpu_un
     uint32_t pr = mat->m.k->panel_rows, row0 = unit->panel_from * pr;
     uint32_t rows = NUM_MIN(unit->panel_to * pr, mat->m.rows) - row0;
     uint32_t dim = unit->mat == PROG_V ? s->hp.head_dim_v : s->hp.head_dim_k;
-    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(mat), s->tile_floats / rows);
+    uint32_t step = token_block(r, mat, rows);
 
     for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
         uint32_t n = NUM_MIN(step, r->n - t0);
@@ -236,7 +233,7 @@ static void add_panels(const struct run *r, const struct cpu_mat *mat, uint32_t 
     struct cpu_stage *s = r->s;
     const struct kern_mat *m = &mat->m;
     uint32_t row0 = p * m->k->panel_rows, rows = NUM_MIN(end * m->k->panel_rows, m->rows) - row0;
-    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(mat), s->tile_floats / rows);
+    uint32_t step = token_block(r, mat, rows);
     size_t width = s->hp.width;
 
     for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
@@ -257,7 +254,7 @@ static void add_panels(const struct run *r, const struct cpu_mat *mat, uint32_t 
 static void add_product(struct run *r, const struct cpu_mat *mat, const uint32_t *split, bool crop)
 {
     uint32_t from, to;
-    uint32_t block = NUM_MIN(token_block(mat), r->n);
+    uint32_t block = token_block(r, mat, 1);
     size_t fit = r->s->tile_floats / ((size_t)block * mat->m.k->panel_rows);
     uint32_t group = (uint32_t)NUM_MAX(fit, (size_t)1);
 
@@ -292,7 +289,7 @@ static void ffn_units(const struct run *r, const struct cpu_op *op, uint32_t u, 
     uint32_t row0 = from * gate->m.k->panel_rows, pr_up = up->m.k->panel_rows;
     uint32_t rows = NUM_MIN(to * gate->m.k->panel_rows, n_ff) - row0;
     uint32_t up_from = row0 / pr_up, up_to = (row0 + rows + pr_up - 1) / pr_up;
-    uint32_t step = (uint32_t)NUM_MIN((size_t)token_block(gate), s->tile_floats / rows);
+    uint32_t step = token_block(r, gate, rows);
 
     for (uint32_t t0 = 0; t0 < r->n; t0 += step) {
         uint32_t n = NUM_MIN(step, r->n - t0);
@@ -309,7 +306,7 @@ static void op_ffn(struct run *r, const struct cpu_op *op)
 {
     struct cpu_stage *s = r->s;
     const struct cpu_mat *gate = &op->mat[PROG_GATE];
-    uint32_t from, to, block = NUM_MIN(token_block(gate), r->n);
+    uint32_t from, to, block = token_block(r, gate, 1);
 
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
     begin_claims(r, op->split);
@@ -344,7 +341,7 @@ static void op_head(struct run *r, const struct cpu_op *op)
     if (r->n == 0)
         return;
     prepare(r, s->x, s->hp.width, crop, op->norm, op->formats, op->n_formats);
-    uint32_t step = token_block(mat), from, to;
+    uint32_t step = token_block(r, mat, 1), from, to;
     begin_claims(r, op->split);
     while (cpu_claim_next(&r->claimer, &from, &to)) {
         /* Few panels per block of tokens, so that both stay in cache. */
