@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_launch.c - launch a model and watch it load. */
 #include "base/clock.h"
+#include "base/fs.h"
 #include "client/cli.h"
 #include "client/cli_common.h"
 
@@ -189,7 +190,7 @@ static int watch(struct api_client *c, const char *uid, struct err *e)
 struct launch_opts {
     struct cli_conn conn;
     const char *name, *type, *engine, *uid, *size, *format, *quant, *n_gpu, *worker_ip, *gpu_idx;
-    const char *path, *pack_cache;
+    const char *path, *pack_cache, *chat_template, *chat_template_language;
     int64_t replica, n_worker;
     bool trust;
 };
@@ -216,6 +217,25 @@ static int gpu_list(struct jv *body, const char *text, struct err *e)
     return jv_set(body, "gpu_idx", list);
 }
 
+/* The text travels, not the path: the file is on this machine. */
+static int template_file(struct jv *body, const char *path, struct err *e)
+{
+    struct buf text;
+    buf_init(&text, 1 << 20);
+    int rc = fs_read(&text, path, e);
+    struct jv *v = rc ? NULL : jv_new_strn(buf_cstr(&text), text.len);
+    if (rc == 0 && !v)
+        rc = err_set(e, Q_EINVAL, "%.300s is not valid UTF-8", path);
+    if (rc == 0 && text.len == 0) {
+        jv_free(v);
+        rc = err_set(e, Q_EINVAL, "%.300s is empty", path);
+    } else if (rc == 0) {
+        rc = jv_set(body, "chat_template", v);
+    }
+    buf_fini(&text);
+    return rc;
+}
+
 static int fill_body(struct jv *body, const struct launch_opts *o, struct err *e)
 {
     char name_from_path[256];
@@ -236,6 +256,7 @@ static int fill_body(struct jv *body, const struct launch_opts *o, struct err *e
     set_str(body, "quantization", o->quant);
     set_str(body, "worker_ip", o->worker_ip);
     set_str(body, "pack_cache", o->pack_cache);
+    set_str(body, "chat_template_language", o->chat_template_language);
     if (o->size) {
         bool whole = strspn(o->size, "0123456789") == strlen(o->size) && *o->size;
         jv_set(body, "model_size_in_billions",
@@ -254,7 +275,8 @@ static int fill_body(struct jv *body, const struct launch_opts *o, struct err *e
         jv_set(body, "n_gpu", jv_new_null());
     else
         jv_set(body, "n_gpu", jv_new_int(atoll(o->n_gpu)));
-    return o->gpu_idx ? gpu_list(body, o->gpu_idx, e) : 0;
+    int rc = o->chat_template ? template_file(body, o->chat_template, e) : 0;
+    return rc == 0 && o->gpu_idx ? gpu_list(body, o->gpu_idx, e) : rc;
 }
 
 int cli_launch(int argc, char **argv)
@@ -280,6 +302,10 @@ int cli_launch(int argc, char **argv)
         {"gpu-idx", NULL, OPT_STR, &o.gpu_idx, "LIST", "which GPUs: 0,1", 0, 0},
         {"pack-cache", NULL, OPT_STR, &o.pack_cache, "MODE",
          "packed weights in files beside the model: auto, on, off or verify", 0, 0},
+        {"chat-template", NULL, OPT_STR, &o.chat_template, "FILE",
+         "a chat template in place of the model's: Jinja, or Go's as Ollama has them", 0, 0},
+        {"chat-template-language", NULL, OPT_STR, &o.chat_template_language, "NAME",
+         "jinja or go, where the text does not tell", 0, 0},
         {"trust-remote-code", NULL, OPT_BOOL, &o.trust, "BOOL", "accepted, without effect", 0, 0},
         CLI_CONN_OPTS(o.conn)};
     const struct opts_cmd cmd = {

@@ -112,17 +112,23 @@ static bool option(const struct jv *body, const char *key, uint32_t *out, struct
     return bad(w, key, "%s must be a positive integer.", key);
 }
 
-static bool text(const struct jv *body, const char *key, const char **out, struct wrong *w)
+static bool text_of_up_to(const struct jv *body, const char *key, size_t most, const char **out,
+                          struct wrong *w)
 {
     const struct jv *v = jv_get(body, key);
     if (!v || jv_is(v, JV_NULL))
         return true;
     if (!jv_is(v, JV_STRING))
         return bad(w, key, "Invalid input. `%s` must be a string, not %s.", key, jv_kind_name(v));
-    if (jv_str_len(v) > 4096)
-        return bad(w, key, "Invalid input. `%s` is longer than 4096 bytes.", key);
+    if (jv_str_len(v) > most)
+        return bad(w, key, "Invalid input. `%s` is longer than %zu bytes.", key, most);
     *out = jv_str_len(v) ? jv_str(v, NULL) : NULL;
     return true;
+}
+
+static bool text(const struct jv *body, const char *key, const char **out, struct wrong *w)
+{
+    return text_of_up_to(body, key, 4096, out, w);
 }
 
 /* 7, 0.5, "7", "1_8", "1.8" as text in `store`. */
@@ -193,7 +199,9 @@ static bool engine_options(const struct jv *body, struct launch_request *q, stru
     return option(body, "max_model_len", &q->n_ctx, w) && option(body, "n_ctx", &q->n_ctx, w) &&
            option(body, "n_parallel", &q->n_parallel, w) &&
            option(body, "n_threads", &q->n_threads, w) && text(body, "kv_type", &q->kv_type, w) &&
-           text(body, "pack_cache", &q->pack_cache, w);
+           text(body, "pack_cache", &q->pack_cache, w) &&
+           text_of_up_to(body, "chat_template", 128 << 10, &q->chat_template, w) &&
+           text(body, "chat_template_language", &q->chat_template_language, w);
 }
 
 static bool read_body(const struct jv *body, struct launch_request *q, char size[64],

@@ -136,6 +136,16 @@ static int check_strings(const struct jv *family, const char *key, struct err *e
     return 0;
 }
 
+int catalogue_check_template(const char *text, const char *language, struct err *e)
+{
+    if (text && strlen(text) > CATALOGUE_MAX_TEMPLATE)
+        return err_set(e, Q_EINVAL, "chat_template is longer than %d bytes",
+                       CATALOGUE_MAX_TEMPLATE);
+    if (language && strcmp(language, "jinja") != 0 && strcmp(language, "go") != 0)
+        return err_set(e, Q_EINVAL, "chat_template_language %.20s is none of jinja, go", language);
+    return 0;
+}
+
 static int normal_llm(struct jv *f, const char **param, struct err *e)
 {
     *param = "context_length";
@@ -148,6 +158,16 @@ static int normal_llm(struct jv *f, const char **param, struct err *e)
         return err_set(e, Q_EINVAL, "context_length must be a positive integer");
     *param = "model_lang";
     int rc = check_strings(f, "model_lang", e);
+    if (rc)
+        return rc;
+    *param = "chat_template";
+    const struct jv *text = jv_get(f, "chat_template");
+    const struct jv *language = jv_get(f, "chat_template_language");
+    if (!jv_is(text, JV_NULL) && !jv_is(text, JV_STRING))
+        return err_set(e, Q_EINVAL, "chat_template must be a string or null");
+    if (!jv_is(language, JV_NULL) && !jv_is(language, JV_STRING))
+        return err_set(e, Q_EINVAL, "chat_template_language must be a string or null");
+    rc = catalogue_check_template(jv_str(text, NULL), jv_str(language, NULL), e);
     if (rc)
         return rc;
     *param = "model_ability";

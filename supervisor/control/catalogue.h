@@ -13,6 +13,9 @@
 
 struct catalogue;
 
+/* Escaped as JSON it still fits a line to a shard. */
+#define CATALOGUE_MAX_TEMPLATE (128 << 10)
+
 /* A damaged registration is skipped with a warning; a damaged catalogue.json is an error. */
 Q_MUST_CHECK int catalogue_open(struct catalogue **out, const char *share, const char *home,
                                 struct err *e);
@@ -39,6 +42,9 @@ Q_MUST_CHECK int catalogue_pick(const struct catalogue *c, const struct catalogu
 Q_MUST_CHECK int catalogue_source(const struct jv *family, const struct jv *spec, char **path,
                                   char **source_json, struct err *e);
 
+/* A chat template that is brought along (NULL: none) and the language that it is said to be in
+ * (NULL: the text tells). Q_EINVAL. */
+Q_MUST_CHECK int catalogue_check_template(const char *text, const char *language, struct err *e);
 /* Q_EINVAL, Q_EEXIST (name taken); *param: the faulty field (static), or untouched. Stored at
  * once. */
 Q_MUST_CHECK int catalogue_register(struct catalogue *c, const char *type, const struct jv *family,

@@ -56,6 +56,7 @@ void cs_model_free(struct cs_model *m)
     free(m->worker_ip);
     free(m->path);
     free(m->source_json);
+    free(m->chat_template);
     free(m);
 }
 

@@ -130,11 +130,12 @@ struct cs_model {
     char uid[CS_UID];
     /* the wish */
     uint32_t n_replica, n_worker, n_ctx, n_parallel, n_threads; /* n_ctx 0: default */
-    char kv_type[16], pack_cache[8];
-    char *worker_ip;   /* comma list or NULL; malloc'ed as the next two */
-    char *path;        /* a file on the workers, or NULL: */
-    char *source_json; /* a source of the catalogue */
-    bool needs_fetch;  /* progress counts a download */
+    char kv_type[16], pack_cache[8], chat_template_language[8];
+    char *chat_template; /* in place of the file's, or NULL; malloc'ed */
+    char *worker_ip;     /* comma list or NULL; malloc'ed as the next two */
+    char *path;          /* a file on the workers, or NULL: */
+    char *source_json;   /* a source of the catalogue */
+    bool needs_fetch;    /* progress counts a download */
     /* decided and observed */
     struct cs_shape *shape; /* NULL until a worker has read the file */
     uint32_t n_ctx_used, n_pages;

@@ -114,7 +114,8 @@ static void describe_from_file(struct control *c, struct cs_model *m)
     if (!t->ability && (t->ability = jv_new_array()) != NULL) {
         /* One of the two, as in Xinference: Dify takes whatever says "generate" for a model
          * that only continues text. */
-        jv_push(t->ability, jv_new_str(m->shape->has_chat_template ? "chat" : "generate"));
+        jv_push(t->ability,
+                jv_new_str(m->shape->has_chat_template || m->chat_template ? "chat" : "generate"));
     }
     c->sink.changed(c, m);
 }

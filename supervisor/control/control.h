@@ -59,9 +59,11 @@ struct launch_request {
     uint32_t n_threads;         /* per shard; 0: the worker decides */
     const char *kv_type;        /* NULL: f16 */
     const char *pack_cache;     /* auto, on, off, verify; NULL: the worker decides */
-    int64_t request_limits;     /* -1: none */
-    const char *raw_json;       /* the request as it came, kept for launch history and describe */
-    const char **param;         /* NULL, or where the name of a faulty field is left (static) */
+    const char *chat_template;  /* in place of the file's; NULL: the registered one or the file's */
+    const char *chat_template_language; /* jinja, go; NULL: the text tells */
+    int64_t request_limits;             /* -1: none */
+    const char *raw_json; /* the request as it came, kept for launch history and describe */
+    const char **param;   /* NULL, or where the name of a faulty field is left (static) */
 };
 
 /* Accept the wish. uid_out: the model UID. The load goes on by itself; watch it with

@@ -110,6 +110,10 @@ static void cmd_start(void *ctx, struct cs_worker *w, const struct cs_model *m,
     p.kv_type = m->kv_type[0] ? (char *)m->kv_type : (char *)"f16";
     p.max_seqs = m->n_parallel;
     p.pack_cache = (char *)m->pack_cache;
+    if (shard == 0 && m->chat_template) {
+        p.chat_template = m->chat_template;
+        p.chat_template_language = (char *)m->chat_template_language;
+    }
     down.kind_case = QUIRE__SUPERVISOR_DOWN__KIND_START_SHARD;
     down.start_shard = &p;
     log_info("control", "start shard %s on %s: layers %u-%u", s->id, w->address, s->layer_from,

@@ -120,6 +120,9 @@ static int check_kind(const struct launch_request *r, struct err *e)
                                 "kv_type %.40s is none of those that run here: f16, q8_0, f32",
                                 r->kv_type));
     static const char *const pack[] = {"auto", "on", "off", "verify"};
+    int rc = catalogue_check_template(r->chat_template, r->chat_template_language, e);
+    if (rc)
+        return at_field(r, r->chat_template ? "chat_template" : "chat_template_language", rc);
     bool known = !r->pack_cache;
     for (size_t i = 0; !known && i < NUM_COUNT(pack); i++)
         known = strcmp(r->pack_cache, pack[i]) == 0;
@@ -216,6 +219,26 @@ static void describe_family(struct model_meta *t, const struct jv *family)
     t->description = dup_or_null(jv_str(jv_get(family, "model_description"), NULL));
     t->lang = jv_ref(jv_get(family, "model_lang"));
     t->ability = jv_ref(jv_get(family, "model_ability"));
+}
+
+/* The template of the request, else of the registration. There a text without marks is the name of
+ * a family in Xinference, whose models bring their template in the file. */
+static int choose_template(struct cs_model *m, const struct launch_request *r,
+                           const struct jv *family, struct err *e)
+{
+    const char *text = r->chat_template, *language = r->chat_template_language;
+    if (!text) {
+        text = jv_str(jv_get(family, "chat_template"), NULL);
+        if (text && !strstr(text, "{{") && !strstr(text, "{%"))
+            text = NULL;
+        if (!language)
+            language = jv_str(jv_get(family, "chat_template_language"), NULL);
+    }
+    if (!text)
+        return 0;
+    cs_copy(m->chat_template_language, sizeof m->chat_template_language, language);
+    m->chat_template = strdup(text);
+    return m->chat_template ? 0 : err_set(e, Q_ENOMEM, "out of memory");
 }
 
 static int resolve_path(const struct control *c, struct cs_model *m, const struct launch_request *r,
@@ -336,6 +359,8 @@ int control_launch(struct control *c, const struct launch_request *r, char uid_o
     if (!m)
         return err_set(e, Q_ENOMEM, "out of memory");
     rc = r->model_path && *r->model_path ? resolve_path(c, m, r, e) : resolve_name(c, m, r, e);
+    if (!rc)
+        rc = choose_template(m, r, catalogue_find(c->catalogue, "LLM", r->model_name), e);
     if (!rc)
         rc = check_workers(c, r, e);
     const struct model_meta *t = m->info;

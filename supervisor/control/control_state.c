@@ -91,6 +91,8 @@ void control_state_write(struct buf *b, const struct cs_model *m)
     jw_kint(b, "n_threads", m->n_threads);
     jw_kstr(b, "kv_type", m->kv_type);
     jw_kstr(b, "pack_cache", m->pack_cache);
+    jw_kstr(b, "chat_template", m->chat_template);
+    jw_kstr(b, "chat_template_language", m->chat_template_language);
     jw_kstr(b, "worker_ip", m->worker_ip);
     jw_kstr(b, "path", m->path);
     jw_kstr(b, "source", m->source_json);
@@ -238,6 +240,9 @@ static bool read_model(struct cs_model *m, const struct jv *o)
     m->n_threads = u32(o, "n_threads");
     cs_copy(m->kv_type, sizeof m->kv_type, jv_str(jv_get(o, "kv_type"), ""));
     cs_copy(m->pack_cache, sizeof m->pack_cache, jv_str(jv_get(o, "pack_cache"), ""));
+    m->chat_template = dup_str(o, "chat_template");
+    cs_copy(m->chat_template_language, sizeof m->chat_template_language,
+            jv_str(jv_get(o, "chat_template_language"), ""));
     m->worker_ip = dup_str(o, "worker_ip");
     m->path = dup_str(o, "path");
     m->source_json = dup_str(o, "source");

@@ -23,6 +23,7 @@
 #define MAX_SHARDS  64
 #define MAX_BURIED  128
 #define MAX_LINE    (64u << 10)
+#define MAX_TOLD    ((size_t)1 << 20) /* a line to a shard; a chat template may be in it */
 #define KILL_MS     3000
 #define BURY_MS     300
 #define PROGRESS_MS 100
@@ -299,7 +300,7 @@ static struct line *new_line(void)
 {
     struct line *l = calloc(1, sizeof *l);
     if (l)
-        buf_init(&l->text, MAX_LINE);
+        buf_init(&l->text, MAX_TOLD);
     return l;
 }
 
@@ -341,6 +342,10 @@ static void write_config(struct shards *all, struct buf *b, const Quire__StartSh
     jw_kstr(b, "kv_type", c->kv_type);
     jw_kuint(b, "max_seqs", c->max_seqs);
     jw_kstr(b, "pack_cache", c->pack_cache);
+    if (c->chat_template[0]) {
+        jw_kstr(b, "chat_template", c->chat_template);
+        jw_kstr(b, "chat_template_language", c->chat_template_language);
+    }
     jw_kstr(b, "host", all->host);
     jw_end_obj(b);
 }

@@ -64,6 +64,18 @@ out:
     return rc;
 }
 
+static int put_bos(const struct tokenizer *tok, struct token_list *ids, struct err *e)
+{
+    uint32_t *bigger = realloc(ids->ids, (ids->n + 1) * sizeof(*bigger));
+    if (!bigger)
+        return err_set(e, Q_ENOMEM, "out of memory for the prompt");
+    memmove(bigger + 1, bigger, ids->n * sizeof(*bigger));
+    bigger[0] = tokenizer_bos(tok);
+    ids->ids = bigger;
+    ids->cap = ++ids->n;
+    return 0;
+}
+
 /* The prompt's tokens into ids, its text (for echo) into text. */
 static int make_prompt(struct engine_service *s, const Quire__GenerateRequest *q, struct buf *text,
                        struct token_list *ids, struct err *e)
@@ -87,7 +99,7 @@ static int make_prompt(struct engine_service *s, const Quire__GenerateRequest *q
         return tokenizer_decode(s->cfg.tok, ids->ids, ids->n, false, text, e);
     }
     if (chat) {
-        /* A template writes its own BOS, and only it writes control tokens. */
+        /* A Jinja template writes its own BOS, and only a template writes control tokens. */
         struct buf mark;
         buf_init(&mark, MAX_PROMPT);
         rc = render(s, q, text, &mark, e);
@@ -101,14 +113,10 @@ static int make_prompt(struct engine_service *s, const Quire__GenerateRequest *q
     }
     if (rc != 0)
         return rc;
-    if (ids->n == 0 && tokenizer_bos(s->cfg.tok) != TOKEN_NONE) {
-        ids->ids = malloc(sizeof(*ids->ids));
-        if (!ids->ids)
-            return err_set(e, Q_ENOMEM, "out of memory for the prompt");
-        ids->ids[0] = tokenizer_bos(s->cfg.tok);
-        ids->n = ids->cap = 1;
-    }
-    return 0;
+    uint32_t bos = tokenizer_bos(s->cfg.tok);
+    bool wanted = ids->n == 0 || (chat && chat_leaves_bos(s->cfg.chat) &&
+                                  tokenizer_adds_bos(s->cfg.tok) && ids->ids[0] != bos);
+    return wanted && bos != TOKEN_NONE ? put_bos(s->cfg.tok, ids, e) : 0;
 }
 
 static int take_sampling(const Quire__GenerateRequest *q, struct sampler_params *p,

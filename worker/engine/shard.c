@@ -42,7 +42,8 @@ struct shard {
     /* Head. */
     struct tokenizer *tok;
     struct chat_template *chat;
-    pthread_t text; /* opens these two while the weights are mapped and the first step runs */
+    struct buf format; /* of its answers, as outparse.h names it */
+    pthread_t text;    /* opens these two while the weights are mapped and the first step runs */
     bool text_runs;
     int text_rc;
     struct err text_err;
@@ -170,9 +171,9 @@ static void on_lost(void *ctx, const char *msg)
         s->cfg.lost(msg, s->cfg.ctx);
 }
 
-/* The family of marks that the model writes, from its template. One that knows no tools may have
- * a sister that does. */
-static const char *output_format(const struct gguf *g)
+/* The template of the file, and the family of marks that its model writes. One that knows no tools
+ * may have a sister that does. */
+static int file_template(struct shard *s, const struct gguf *g, struct err *e)
 {
     struct gguf_str t;
     const char *format = "none";
@@ -181,7 +182,28 @@ static const char *output_format(const struct gguf *g)
     if (strcmp(format, "generic") == 0 &&
         gguf_get_str(g, "tokenizer.chat_template.tool_use", &t, NULL) == 0)
         format = outparse_detect(t.p, t.n);
-    return format;
+    buf_puts(&s->format, format);
+    return chat_open_gguf(&s->chat, g, e);
+}
+
+/* The template that was given at the launch, and what its answers look like. */
+static int given_template(struct shard *s, struct err *e)
+{
+    const char *text = s->cfg.chat_template, *language = s->cfg.chat_template_language;
+    size_t n = strlen(text);
+    bool go = chat_text_is_go(text, n);
+    if (language && *language) {
+        go = strcmp(language, "go") == 0;
+        if (!go && strcmp(language, "jinja") != 0)
+            return err_set(e, Q_EINVAL, "chat_template_language %.20s is none of jinja, go",
+                           language);
+    }
+    int rc = go ? chat_open_go(&s->chat, text, n, e) : chat_open_text(&s->chat, text, n, e);
+    if (rc == 0 && go)
+        rc = outparse_detect_go(text, n, &s->format, e);
+    else if (rc == 0)
+        buf_puts(&s->format, outparse_detect(text, n));
+    return rc ? err_prefix(e, rc, "chat_template") : 0;
 }
 
 static void *open_text(void *arg)
@@ -194,10 +216,15 @@ static void *open_text(void *arg)
     if (rc == 0 && tokenizer_n_vocab(s->tok) > most)
         rc = err_set(e, Q_EINVAL, "the tokeniser has %u tokens, the model only %u",
                      tokenizer_n_vocab(s->tok), most);
+    /* Who gives a template wants it: one that cannot be used is no reason to take another. */
+    if (rc == 0 && s->cfg.chat_template && *s->cfg.chat_template) {
+        s->text_rc = given_template(s, e);
+        return NULL;
+    }
     s->text_rc = rc;
     if (rc != 0)
         return NULL;
-    rc = chat_open_gguf(&s->chat, g, e);
+    rc = file_template(s, g, e);
     if (rc != 0 && rc != Q_ENOTFOUND) {
         /* Completions still work; a chat request gets a clear refusal. */
         log_warn("shard", "the chat template cannot be used: %s", e->msg);
@@ -263,10 +290,8 @@ static int open_head(struct shard *s, struct err *e)
     ec.n_logits = hp->n_vocab;
     if ((rc = engine_open(&s->engine, &ec, e)) != 0)
         return rc;
-    struct engine_service_config sc = {.engine = s->engine,
-                                       .tok = s->tok,
-                                       .chat = s->chat,
-                                       .format = output_format(model_gguf(s->model))};
+    struct engine_service_config sc = {
+        .engine = s->engine, .tok = s->tok, .chat = s->chat, .format = buf_cstr(&s->format)};
     return engine_service_open(&s->service, &sc, e);
 }
 
@@ -325,6 +350,7 @@ int shard_open(struct shard **out, const struct shard_config *cfg, struct err *e
         return err_set(e, Q_ENOMEM, "out of memory");
     s->cfg = *cfg;
     s->epoch = cfg->epoch;
+    buf_init(&s->format, 1 << 10);
     s->uid = strdup(cfg->model_uid ? cfg->model_uid : "");
     s->host = strdup(cfg->host && *cfg->host ? cfg->host : "127.0.0.1");
     int rc = s->uid && s->host ? 0 : err_set(e, Q_ENOMEM, "out of memory");
@@ -390,6 +416,7 @@ void shard_close(struct shard *s, unsigned grace_ms)
     stage_close(s->head_stage);
     stage_close(s->stage);
     chat_close(s->chat);
+    buf_fini(&s->format);
     tokenizer_close(s->tok);
     model_close(s->model);
     free(s->uid);

@@ -24,6 +24,8 @@ struct shard_config {
     uint32_t max_seqs;             /* 0: 16 */
     enum kv_type kv;
     enum pack_mode pack;
+    const char *chat_template; /* in place of the file's; NULL or "": the file's. Of the head */
+    const char *chat_template_language;       /* "jinja", "go"; NULL or "": the text tells */
     void (*progress)(double done, void *ctx); /* opening thread; may be NULL */
     void (*lost)(const char *msg, void *ctx); /* a linked shard was lost; engine thread */
     void *ctx;

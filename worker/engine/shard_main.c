@@ -164,6 +164,8 @@ static int take_config(struct shard_proc *p, struct err *e)
         c->kv = KV_F32;
     else
         return err_set(e, Q_EINVAL, "kv_type: \"%.20s\" is none of f16, q8_0, f32", kv);
+    c->chat_template = jv_str(jv_get(j, "chat_template"), NULL);
+    c->chat_template_language = jv_str(jv_get(j, "chat_template_language"), NULL);
     int rc = pack_mode_parse(jv_str(jv_get(j, "pack_cache"), ""), &c->pack, e);
     if (rc != 0)
         return rc;

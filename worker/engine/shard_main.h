@@ -3,7 +3,8 @@
  *
  * stdin, JSON lines: first the configuration
  *   {"shard_id","epoch","model_uid","replica","index","n_shards","path","layer_from","layer_to",
- *    "n_ctx","n_pages","n_threads","pin_threads","kv_type","max_seqs","host"}
+ *    "n_ctx","n_pages","n_threads","pin_threads","kv_type","max_seqs","host",
+ *    "pack_cache","chat_template","chat_template_language"}
  * then {"cmd":"link","peers":["host:port",...],"epoch":N} and {"cmd":"stop"}. The end of stdin
  * means that the worker died: the process ends at once.
  *

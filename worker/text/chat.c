@@ -8,6 +8,7 @@
 #include "worker/text/chat.h"
 
 #include "base/clock.h"
+#include "base/num.h"
 #include "worker/text/gotmpl.h"
 #include "worker/text/jinja.h"
 
@@ -289,6 +290,41 @@ int chat_open_go(struct chat_template **out, const char *text, size_t n, struct 
     return 0;
 }
 
+/* Does an action of Go's begin here, behind "{{"? Jinja has no fields without a name in front, and
+ * its statements are written in {% %}. */
+static bool go_action(const char *s, size_t n)
+{
+    static const char *const words[] = {"if",     "range", "with",  "else",     "end",
+                                        "define", "block", "break", "continue", "template"};
+    size_t at = n && *s == '-';
+    while (at < n && memchr(" \t\r\n", s[at], 4))
+        at++;
+    if (at == n)
+        return false;
+    if (memchr(".$/", s[at], 3))
+        return true;
+    for (size_t i = 0; i < NUM_COUNT(words); i++) {
+        size_t len = strlen(words[i]);
+        if (n - at > len && memcmp(s + at, words[i], len) == 0 &&
+            memchr(" \t\r\n}-", s[at + len], 6))
+            return true;
+    }
+    return false;
+}
+
+bool chat_text_is_go(const char *text, size_t n)
+{
+    bool go = false;
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (text[i] != '{')
+            continue;
+        if (text[i + 1] == '%')
+            return false;
+        go |= text[i + 1] == '{' && go_action(text + i + 2, n - i - 2);
+    }
+    return go;
+}
+
 int chat_open_gguf(struct chat_template **out, const struct gguf *g, struct err *e)
 {
     struct gguf_str text;
@@ -310,6 +346,11 @@ int chat_open_gguf(struct chat_template **out, const struct gguf *g, struct err 
         }
     }
     return 0;
+}
+
+bool chat_leaves_bos(const struct chat_template *c)
+{
+    return c->go != NULL;
 }
 
 void chat_close(struct chat_template *c)

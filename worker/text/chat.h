@@ -26,6 +26,10 @@ Q_MUST_CHECK int chat_open_text(struct chat_template **out, const char *text, si
  * assistant's turn. Of extra it takes think (or enable_thinking) and reasoning_effort. */
 Q_MUST_CHECK int chat_open_go(struct chat_template **out, const char *text, size_t n,
                               struct err *e);
+/* Is this text in Go's language rather than Jinja's? What neither can mean counts as Jinja. */
+bool chat_text_is_go(const char *text, size_t n);
+/* Does it leave the BOS to the tokeniser, as Go templates do? Jinja templates write their own. */
+bool chat_leaves_bos(const struct chat_template *c);
 void chat_close(struct chat_template *c);
 /* Append the prompt. Content parts ([{type:"text",text:...}]) are passed as they are when the
  * template iterates over them, joined to one string otherwise. *raised as in jinja.h. Honours

@@ -475,6 +475,8 @@ static struct jx_node *parse_body(struct jx_parser *p, const char *const *ends)
             }
             n = parse_statement(p);
         } else {
+            while (ends && ends[1])
+                ends++; /* the last one closes the statement */
             if (ends)
                 jx_p_fail(p, "the template ends, but '%s' is missing", ends[0]);
             break;

@@ -116,8 +116,41 @@ static void test_gguf(void **state)
     buf_fini(&out);
 }
 
+/* Which language a template is in shows by its marks. */
+static void test_language(void **state)
+{
+    static const struct {
+        const char *text;
+        bool go;
+    } cases[] = {{"{{ .Prompt }}", true},
+                 {"a {{- if .System }}{{ .System }}{{ end -}} b", true},
+                 {"{{ $x := 1 }}{{ $x }}", true},
+                 {"{{/* nothing */}}x", true},
+                 {"{{-\n  range .Messages}}{{end}}", true},
+                 {"{{ messages[0].content }}", false},
+                 {"{{ ifx }}{{ endless }}{{ withal }}", false},
+                 {"{% if x %}{{ .5 }}{% endif %}", false},
+                 {"{{ .Prompt }}{%- set a = 1 -%}", false},
+                 {"", false},
+                 {"{{", false},
+                 {"{{ if", false},
+                 {"plain", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (chat_text_is_go(cases[i].text, strlen(cases[i].text)) != cases[i].go)
+            fail_msg("%s", cases[i].text);
+    struct chat_template *c;
+    assert_int_equal(chat_open_go(&c, "{{ .Prompt }}", 13, NULL), 0);
+    assert_true(chat_leaves_bos(c));
+    chat_close(c);
+    assert_int_equal(chat_open_text(&c, "{{ bos_token }}", 15, NULL), 0);
+    assert_false(chat_leaves_bos(c));
+    chat_close(c);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_gguf)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_gguf),
+                                       cmocka_unit_test(test_language)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

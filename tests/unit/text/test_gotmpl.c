@@ -120,6 +120,7 @@ static void test_ollama_templates(void **state)
             skip();
         }
         struct chat_template *t;
+        assert_true(chat_text_is_go(text, strlen(text)));
         assert_int_equal(chat_open_go(&t, text, strlen(text), NULL), 0);
         for (size_t j = 0; j < 3; j++) {
             struct chat_input in = {.messages = chats[j]};

@@ -68,6 +68,7 @@ static bool check_pair(const char *name, const char *text, size_t n, const struc
     struct err e = {0};
     bool raised, good;
     buf_init(&out, 4 << 20);
+    assert_false(chat_text_is_go(text, n));
     int rc = chat_render_raw(text, n, vars, &out, &raised, &e);
     const char *label = jv_str(jv_get(ctx, "name"), "?");
     if (jv_bool(jv_get(want, "ok"), false)) {
@@ -158,6 +159,7 @@ static void test_cases(void **state)
         struct buf out;
         bool raised;
         buf_init(&out, 4 << 20);
+        assert_false(chat_text_is_go(text, strlen(text)));
         int rc = chat_render_raw(text, strlen(text), vars, &out, &raised, &e);
         bool good = rc == 0 && strcmp(buf_cstr(&out), jv_str(jv_get(c, "expected"), "")) == 0;
         if (!good) {
