@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_masks MODEL CASES.jsonl [OPTION...]: what the token masks of each schema cost, one line of
- * JSON a schema; tests/bench/constrained.py masks makes a table of them.
+ * JSON a schema; tests/bench/constrained.py masks makes a table of them. A case with "gbnf" in
+ * place of "schema" is a grammar, its tests are texts.
  *
  *     --tight      as requests compile schemas: closed, no needless white space
  *     --random N   behind the valid instances, texts of N random tokens that the masks allow
@@ -138,7 +139,9 @@ static int one(struct bench *b, const struct jv *c, size_t line, struct err *e)
     struct gmatch *m;
     uint64_t t0 = clock_mono_ns();
     b->n_us = 0;
-    if (grammar_compile_schema(&g, jv_get(c, "schema"), &opt, e))
+    const char *gbnf = jv_str(jv_get(c, "gbnf"), NULL);
+    if (gbnf ? grammar_compile_gbnf(&g, gbnf, strlen(gbnf), e)
+             : grammar_compile_schema(&g, jv_get(c, "schema"), &opt, e))
         return 0;
     double compile_ms = (double)(clock_mono_ns() - t0) / 1e6;
     int rc = gmatch_open(&m, g, b->vocab, e);
@@ -151,7 +154,8 @@ static int one(struct bench *b, const struct jv *c, size_t line, struct err *e)
         if (!jv_bool(jv_get(jv_at(tests, i), "valid"), false))
             continue;
         buf_init(&text, MAX_LINE);
-        rc = jv_write(&text, jv_get(jv_at(tests, i), "data"), 0);
+        const struct jv *data = jv_get(jv_at(tests, i), "data");
+        rc = gbnf ? buf_puts(&text, jv_str(data, "")) : jv_write(&text, data, 0);
         if (rc == 0)
             rc = along(b, m, buf_cstr(&text), text.len, e);
         buf_fini(&text);

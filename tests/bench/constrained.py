@@ -8,7 +8,8 @@
         With --vocab Quire goes through the token masks of that vocabulary and is timed.
     tests/bench/constrained.py masks --data DIR --vocab FILE.gguf [--bench PROGRAM]
         What the token masks of each MaskBench schema cost: along its valid instances, then also
-        along random texts that its masks allow. --bench: another build to compare with.
+        along random texts that its masks allow; the same of the GBNF grammars of --data. --bench:
+        another build to compare with.
     tests/bench/constrained.py generate --model FILE.gguf --data DIR [--limit N]
         A model writes one text for each schema that compiles: greedy and sampled, alone and eight
         at once (--only greedy, --only "sampled, 8" and so on); the package jsonschema says whether
@@ -252,6 +253,50 @@ KINDS = [*ENDED.values(), "refused", "cut off", "no JSON", "invalid", "error", "
 
 # ---- speed --------------------------------------------------------------------------------------
 
+NEST = {"name": "Ada Lovelace", "age": 36, "tags": ["a", "first programmer"], "ok": True,
+        "deep": {"list": [[1, 2.5, -3e10], [], {}], "none": None, "text": "é \" \n 日本語"}}
+TEXTS = {
+    "json": [json.dumps(NEST, ensure_ascii=False), json.dumps(NEST, indent=2),
+             json.dumps([NEST] * 3)[1:-1].split("}, {")[0] + "}"],
+    "json_arr": ["[\n" + json.dumps(NEST) + "]"],
+    "arithmetic": ["a1 +22 *(b -c_long_name) /7 = 12\n(x +(y *(z -1))) = total\n"],
+    "list": ["- bread and butter\n- 3 eggs, \"fresh\"\n- 日本茶\n- something longer to write\n"],
+    "chess": ["1. e4 e5\n2. Nf3 Nc6\n3. Bb5 a6\n4. O-O Nf6\n5. Re1+ Bxf3\n10. e8=Q O-O-O\n"],
+    "c": ["int main(){int x = 12;foo (a,  b);return  x*2+y;while(a<b){x = x+1;}//  a comment\n"
+          "/* many words \n in lines */if(x==1){f ();}else{return  (  a+b );}}"],
+    "english": ["The quick brown fox, 27 years old, jumps over the lazy dog.\nTwice!"],
+    "japanese": ["日本語のテキスト、それは カタカナと漢字を\n含みます。"],
+}
+
+
+def grammar_cases(args, folder):
+    """The GBNF grammars of --data as cases for bench_masks."""
+    path = pathlib.Path(folder) / "grammars.jsonl"
+    with open(path, "w") as f:
+        for name, texts in TEXTS.items():
+            gbnf = (args.data / "grammars" / f"{name}.gbnf").read_text()
+            f.write(json.dumps({"source": name, "gbnf": gbnf, "tests": [
+                {"valid": True, "data": t} for t in texts]}) + "\n")
+    return str(path)
+
+
+def grammar_masks(args, programs):
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        cases = grammar_cases(args, folder)
+        for build, program in programs.items():
+            for texts, extra in (("texts", []), ("and random", ["--random", "60"])):
+                r = subprocess.run([program, args.vocab, cases, *extra], check=True,
+                                   capture_output=True, text=True)
+                for line in r.stdout.splitlines():
+                    s = json.loads(line)
+                    rows.append([s["source"], build, texts, s["masks"],
+                                 *(f"{s[k]:.0f}" for k in ("first_us", "median", "p99", "worst")),
+                                 f"{s['compile_ms']:.1f}"])
+    table(["grammar", "build", "along", "masks", "first (us)", "median (us)", "p99 (us)",
+           "worst (us)", "compile (ms)"], sorted(rows))
+
+
 def masks(args):
     from quire_cluster import QUIRE
     cases = str(args.data / "json-schema/maskbench-dev.jsonl")
@@ -275,6 +320,7 @@ def masks(args):
                          sum(x > 50 for x in first), sum(x > 1000 for x in first)])
     table(["texts", "build", "of each schema", "middle (us)", "95 % (us)", "most (us)",
            "schemas over 50 us", "over 1 ms"], rows)
+    grammar_masks(args, programs)
 
 
 RATE_SCHEMA = {"type": "array", "minItems": 200, "items": {

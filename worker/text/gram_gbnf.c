@@ -533,6 +533,8 @@ int gbnf_compile(struct gbnf **out, const char *text, size_t n, struct err *e)
     }
     if (rc == 0)
         rc = measure(p.g, e);
+    if (rc == 0)
+        rc = gbnf_classes(p.g, e);
     free(p.rule);
     free(p.cls);
     if (rc)
@@ -549,6 +551,8 @@ void gbnf_free(struct gbnf *g)
     nfa_fini(&g->a);
     free(g->start);
     free(g->least);
+    free(g->bound);
+    free(g->bound_class);
     free(g);
 }
 
@@ -662,7 +666,10 @@ static void compact(struct gbnf_state *st)
 bool gbnf_init(const struct gbnf *g, struct gbnf_state *st)
 {
     memset(st, 0, offsetof(struct gbnf_state, thr));
-    return closure(g, st, g->start[g->root], GRAM_NONE);
+    if (!closure(g, st, g->start[g->root], GRAM_NONE))
+        return false;
+    compact(st);
+    return true;
 }
 
 static bool meets(const struct gbnf *g, uint32_t s, uint32_t lo, uint32_t hi)
@@ -676,30 +683,32 @@ static bool meets(const struct gbnf *g, uint32_t s, uint32_t lo, uint32_t hi)
     return false;
 }
 
-bool gbnf_step(const struct gbnf *g, struct gbnf_state *st, uint8_t byte)
+bool gbnf_take(const struct gbnf *g, struct gbnf_state *st, uint32_t cp)
 {
     struct gbnf_thread old[GBNF_THREADS];
-    uint32_t n_old = st->n_thr, lo, hi;
-    int k = gram_utf8_step(&st->u, byte);
-    if (k < 0)
-        return false;
-    if (k == 0)
-        gram_utf8_span(&st->u, &lo, &hi);
-    else
-        lo = hi = st->u.cp;
+    uint32_t n_old = st->n_thr;
     memcpy(old, st->thr, n_old * sizeof old[0]);
     st->n_thr = 0;
-    for (uint32_t i = 0; i < n_old; i++) {
-        if (old[i].s == GRAM_NONE || !meets(g, old[i].s, lo, hi))
-            continue;
-        if (k == 0)
-            st->thr[st->n_thr++] = old[i];
-        else if (!closure(g, st, g->a.s[old[i].s].x, old[i].stk))
+    for (uint32_t i = 0; i < n_old; i++)
+        if (old[i].s != GRAM_NONE && meets(g, old[i].s, cp, cp) &&
+            !closure(g, st, g->a.s[old[i].s].x, old[i].stk))
             return false;
-    }
-    if (st->n_stk > 32)
-        compact(st);
+    compact(st);
     return st->n_thr > 0;
+}
+
+bool gbnf_step(const struct gbnf *g, struct gbnf_state *st, uint8_t byte)
+{
+    uint32_t lo, hi, n = 0;
+    int k = gram_utf8_step(&st->u, byte);
+    if (k != 0)
+        return k > 0 && gbnf_take(g, st, st->u.cp);
+    gram_utf8_span(&st->u, &lo, &hi);
+    for (uint32_t i = 0; i < st->n_thr; i++)
+        if (st->thr[i].s != GRAM_NONE && meets(g, st->thr[i].s, lo, hi))
+            st->thr[n++] = st->thr[i];
+    st->n_thr = n;
+    return n > 0;
 }
 
 bool gbnf_can_stop(const struct gbnf_state *st)

@@ -67,6 +67,17 @@ static inline unsigned gram_lead_bit(uint32_t byte)
 {
     return byte < 0x80 ? byte : byte - 0x40;
 }
+static inline unsigned gram_lead_of(uint32_t cp)
+{
+    return gram_lead_bit(cp < 0x80      ? cp
+                         : cp < 0x800   ? 0xC0U | cp >> 6
+                         : cp < 0x10000 ? 0xE0U | cp >> 12
+                                        : 0xF0U | cp >> 18);
+}
+static inline bool gram_bytes_has(const struct gram_bytes *s, uint8_t lead)
+{
+    return s->on[gram_lead_bit(lead) / 64] >> (gram_lead_bit(lead) % 64) & 1;
+}
 static inline bool gram_bytes_within(const struct gram_bytes *a, const struct gram_bytes *b)
 {
     return !((a->on[0] & ~b->on[0]) | (a->on[1] & ~b->on[1]) | (a->on[2] & ~b->on[2]));

@@ -9,21 +9,13 @@
 #define NARROW 4U /* a class with less than one character in so many may be left out */
 #define ROUNDS 8U
 
-static unsigned lead_bit(uint32_t cp)
-{
-    return gram_lead_bit(cp < 0x80      ? cp
-                         : cp < 0x800   ? 0xC0U | cp >> 6
-                         : cp < 0x10000 ? 0xE0U | cp >> 12
-                                        : 0xF0U | cp >> 18);
-}
-
 /* Which first bytes the characters of each class have. */
 static void touches(const struct dfa *d, struct gram_bytes *touch)
 {
     for (uint32_t i = 0; i < d->n_bounds; i++) {
         uint32_t hi = i + 1 < d->n_bounds ? d->bound[i + 1] - 1 : GRAM_MAX_CP;
         struct gram_bytes *t = &touch[d->bound_class[i]];
-        for (unsigned b = lead_bit(d->bound[i]); b <= lead_bit(hi); b++)
+        for (unsigned b = gram_lead_of(d->bound[i]); b <= gram_lead_of(hi); b++)
             t->on[b / 64] |= 1ULL << (b % 64);
     }
 }

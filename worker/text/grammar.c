@@ -58,7 +58,7 @@ size_t grammar_bytes(const struct grammar *g)
         n += sgram_bytes(g->schema);
     if (g->gbnf)
         n += g->gbnf->a.cap * sizeof *g->gbnf->a.s + g->gbnf->a.rng_cap * sizeof *g->gbnf->a.rng +
-             4096U * sizeof *g->gbnf->start;
+             4096U * sizeof *g->gbnf->start + g->gbnf->n_bounds * 5U;
     for (uint32_t i = 0; i < g->n_sub; i++)
         n += sgram_bytes(g->sub[i]);
     return n + (g->enter ? g->dfa->n_states * 4U : 0) + (g->open ? g->dfa->n_states : 0);

@@ -250,6 +250,11 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
         mask_text(m, scratch, m->g->dfa, st->q);
         return;
     }
+    if (m->g->kind == GRAMMAR_GBNF && st->b.u.left == 0) {
+        if (mask_gbnf(m, scratch))
+            return;
+        gram_copy(m->g, st, &m->now);
+    }
     at[0].end = t->n;
     at[0].ctx = w.ctx;
     at[0].chars = w.ctx_chars;
@@ -315,7 +320,10 @@ int gmask_scratch_open(struct gmask_scratch **out, const struct grammar_vocab *v
     w->made_bits = malloc(((size_t)v->tok_words + 1) * MASK_SETS * sizeof *w->made_bits);
     memset(w->made, 0, sizeof w->made);
     w->n_made = 0;
-    if (w->tok && w->rest.ok && w->made_bits) {
+    w->autos = NULL;
+    w->kept = w->keep = NULL;
+    w->kept_bits = NULL;
+    if (w->tok && w->rest.ok && w->made_bits && mask_gbnf_open(w, v->words, e) == 0) {
         for (uint32_t i = 0; i < MASK_CLOSES; i++)
             w->close[i].ok = w->rest.ok + words * (i + 1);
         return 0;
@@ -332,6 +340,7 @@ void gmask_scratch_close(struct gmask_scratch *w)
     free(w->tok);
     free(w->rest.ok);
     free(w->made_bits);
+    mask_gbnf_close(w);
     free(w);
 }
 
@@ -349,17 +358,12 @@ static size_t differing(const uint64_t *a, const uint64_t *b, uint32_t words, ui
     return n;
 }
 
-size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mask)
+/* What w->tok says, by ids. Returns how many. */
+static size_t by_ids(const struct grammar_vocab *v, const struct gmask_scratch *w, uint64_t *mask)
 {
-    const struct grammar_vocab *v = m->v;
-    size_t n;
     const uint64_t *base = NULL;
     unsigned k = MASK_BUCKETS;
-    if (!v)
-        return 0;
-    memset(w->tok, 0, v->tok_words * sizeof *w->tok);
-    walk_tokens(m, w);
-    n = differing(w->tok, NULL, v->tok_words, 1);
+    size_t n = differing(w->tok, NULL, v->tok_words, 1);
     /* Turning positions into ids costs per bit: start from the ready mask that seems nearest. */
     size_t best = n / SAMPLE;
     for (unsigned j = 0; j <= MASK_BUCKETS && n > 512 && best > 4096 / SAMPLE; j++) {
@@ -380,6 +384,21 @@ size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mas
             uint32_t id = v->id[i * 64 + (uint32_t)__builtin_ctzll(x)];
             mask[id / 64] ^= 1ULL << (id % 64);
         }
+    }
+    return n;
+}
+
+size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mask)
+{
+    const struct grammar_vocab *v = m->v;
+    size_t n = 0;
+    if (!v)
+        return 0;
+    if (!mask_gbnf_find(m, w, mask, &n)) {
+        memset(w->tok, 0, v->tok_words * sizeof *w->tok);
+        walk_tokens(m, w);
+        n = by_ids(v, w, mask);
+        mask_gbnf_keep(m, w, mask, n);
     }
     if (v->n_eog && gmatch_can_stop(m)) {
         for (uint32_t i = 0; i < v->n_eog; i++)

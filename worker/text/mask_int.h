@@ -140,7 +140,8 @@ struct mask_made {
     uint64_t used;
 };
 /* Room to walk the trie with. Of a call nothing outlives it but what follows from the vocabulary
- * alone. Pages that no walk reaches are never touched. */
+ * alone, and automata that follow from a grammar alone. Pages that no walk reaches are never
+ * touched. */
 struct gmask_scratch {
     struct gram_state at[MASK_MAX_TOKEN * 2 + 8];
     uint32_t n_ready; /* at[0 .. n_ready) were used in this walk, which begins with at[0] */
@@ -151,6 +152,9 @@ struct gmask_scratch {
     struct mask_close rest;
     struct mask_made made[MASK_SETS];
     uint64_t n_made, *made_bits;
+    struct mask_auto *autos; /* of grammars */
+    struct mask_kept *kept, *keep;
+    uint64_t *kept_bits;
     uint64_t *tok;
 };
 struct gmatch {
@@ -188,6 +192,21 @@ bool mask_exact(const struct gmatch *m, struct gmask_scratch *w, struct gram_sta
 /* Which rests fit behind the quote; st is the state before it, scratch follows it. */
 void mask_walk_rests(const struct gmatch *m, struct gmask_scratch *w, struct gram_state *st,
                      struct mask_close *to);
+/* Plain tokens made of the set's characters only, of those in `within`. */
+void mask_set_of(struct gmask_scratch *w, const struct grammar_vocab *v,
+                 const struct gram_bytes *set, const uint64_t *within);
+/* ---- mask_gbnf.c ---- */
+/* words: of a mask. */
+Q_MUST_CHECK int mask_gbnf_open(struct gmask_scratch *w, uint32_t words, struct err *e);
+void mask_gbnf_close(struct gmask_scratch *w);
+/* All tokens; at[0] is a grammar's state between two characters. False: there is no room for what
+ * this would need. */
+bool mask_gbnf(const struct gmatch *m, struct gmask_scratch *w);
+/* Is the mask of this state known, but for tokens that end a generation? If not, it may be kept
+ * when it is made. */
+bool mask_gbnf_find(const struct gmatch *m, struct gmask_scratch *w, uint64_t *mask, size_t *n);
+void mask_gbnf_keep(const struct gmatch *m, struct gmask_scratch *w, const uint64_t *mask,
+                    size_t n);
 /* All tokens; at[0] is in a JSON string and inside no UTF-8 sequence. */
 void mask_string(const struct gmatch *m, struct gmask_scratch *w);
 /* All tokens of an automaton over text, in its state q between two characters. */

@@ -79,11 +79,6 @@ static bool take_all(const struct plain *p, const struct mask_node *n, const str
     return true;
 }
 
-static bool is_in(const struct gram_bytes *s, uint8_t b)
-{
-    return s->on[gram_lead_bit(b) / 64] >> (gram_lead_bit(b) % 64) & 1;
-}
-
 /* Is all below n decided already? */
 static bool decided(const struct plain *p, const struct mask_node *n)
 {
@@ -122,8 +117,8 @@ static void make_set(const struct grammar_vocab *v, const struct gram_bytes *set
 }
 
 /* A text stays in few sets: the latest are kept. */
-static void fill_set(struct gmask_scratch *w, const struct grammar_vocab *v,
-                     const struct gram_bytes *set, const uint64_t *within)
+void mask_set_of(struct gmask_scratch *w, const struct grammar_vocab *v,
+                 const struct gram_bytes *set, const uint64_t *within)
 {
     struct mask_made *m = w->made;
     if (!(set->on[0] | set->on[1] | set->on[2]))
@@ -177,7 +172,7 @@ static bool decide_by_set(struct plain *p)
         p->exits = w->exits;
         p->by_set = true;
     }
-    fill_set(p->w, v, &set, left < MASK_BUCKETS ? v->by_pos[left] : v->plain);
+    mask_set_of(p->w, v, &set, left < MASK_BUCKETS ? v->by_pos[left] : v->plain);
     for (uint32_t i = 0; left >= MASK_BUCKETS && i < v->n_lengthy; i++) {
         uint32_t pos = v->lengthy[i].pos, need = v->lengthy[i].need;
         uint64_t bit = 1ULL << (pos % 64);
@@ -238,7 +233,8 @@ static void walk_plain(struct plain *p, uint32_t from)
             continue;
         }
         to->n = up->n;
-        to->left = up->left || !p->by_set || (up->u.left == 0 && is_in(&p->exits, n->byte));
+        to->left =
+            up->left || !p->by_set || (up->u.left == 0 && gram_bytes_has(&p->exits, n->byte));
         to->failed = up->failed;
         to->u = up->u;
         for (uint32_t k = 0; k < p->n_t; k++)

@@ -333,6 +333,14 @@ static void test_random_masks(void **state)
         {SCHEMA, "{\"type\":\"array\",\"minItems\":4,\"items\":{\"type\":\"string\","
                  "\"pattern\":\"^[^\\u0400-\\u04ff]{1,33}\\u00e9?$\"}}"},
         {REGEX, "([^\"\\\\]|\\\\.){40}[\\s\\S]*"},
+        {REGEX, "[^x]*x[^y]*"},
+        {GBNF, "root ::= value\nvalue ::= \"[\" ws (value (\",\" ws value)*)? \"]\" | string\n"
+               "string ::= \"\\\"\" ([^\"\\\\\\x00-\\x1f] | \"\\\\\" [\"nu])* \"\\\"\"\n"
+               "ws ::= [ \\t\\n]*"},
+        {GBNF, "root ::= (word \" \" | \"/*\" ([^*] | \"*\" [^/])* \"*/\")+\n"
+               "word ::= [a-zA-Z\\u00e0-\\u0142]+ | \"int\" | \"(\" root \")\""},
+        {GBNF, "root ::= [\\u3041-\\u9fff\\n]+ [a-z]{3,9} \"\\\"\" root?"},
+        {GBNF, "root ::= [a-z \"]{1,3000} [0-9]"}, /* more states than are kept */
     };
     struct err e = {0};
     struct tokenizer *t = open_vocab("ggml-vocab-phi-3.gguf"); /* bytes are tokens too */

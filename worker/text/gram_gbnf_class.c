@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gram_gbnf_class.c - the characters that a grammar can tell apart. */
+#include "worker/text/gram_gbnf.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int cmp_u32(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+    return x ^ (x >> 31);
+}
+
+static uint32_t find(const uint32_t *bound, uint32_t n, uint32_t cp)
+{
+    uint32_t lo = 0, hi = n;
+    while (hi - lo > 1) {
+        uint32_t mid = (lo + hi) / 2;
+        if (bound[mid] <= cp)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+uint32_t gbnf_class(const struct gbnf *g, uint32_t cp)
+{
+    return cp < 128 ? g->ascii[cp] : g->bound_class[find(g->bound, g->n_bounds, cp)];
+}
+
+/* Intervals between two bounds; mark[i] tells apart which states take interval i. */
+static uint32_t intervals(const struct gbnf *g, uint32_t *bound, uint64_t *mark)
+{
+    const struct nfa *a = &g->a;
+    uint32_t n = 0, kept = 0;
+    bound[n++] = 0;
+    for (uint32_t s = 0; s < a->n; s++) {
+        const struct gram_range *r = a->rng + a->s[s].first;
+        for (uint32_t i = 0; a->s[s].op == NFA_CHAR && i < a->s[s].n_rng; i++) {
+            bound[n++] = r[i].lo;
+            if (r[i].hi < GRAM_MAX_CP)
+                bound[n++] = r[i].hi + 1;
+        }
+    }
+    qsort(bound, n, sizeof *bound, cmp_u32);
+    for (uint32_t i = 0; i < n; i++)
+        if (i == 0 || bound[i] != bound[kept - 1])
+            bound[kept++] = bound[i];
+    for (uint32_t s = 0; s < a->n; s++) {
+        const struct gram_range *r = a->rng + a->s[s].first;
+        for (uint32_t i = 0; a->s[s].op == NFA_CHAR && i < a->s[s].n_rng; i++) {
+            mark[find(bound, kept, r[i].lo)] ^= mix(s + 1);
+            if (r[i].hi < GRAM_MAX_CP)
+                mark[find(bound, kept, r[i].hi + 1)] ^= mix(s + 1);
+        }
+    }
+    for (uint32_t i = 1; i < kept; i++)
+        mark[i] ^= mark[i - 1];
+    return kept;
+}
+
+static void touch(struct gbnf *g)
+{
+    for (uint32_t i = 0; i < g->n_bounds; i++) {
+        uint32_t hi = i + 1 < g->n_bounds ? g->bound[i + 1] - 1 : GRAM_MAX_CP;
+        for (unsigned b = gram_lead_of(g->bound[i]); b <= gram_lead_of(hi); b++)
+            g->touch[g->bound_class[i]].on[b / 64] |= 1ULL << (b % 64);
+    }
+    for (uint32_t cp = 0; cp < 128; cp++)
+        g->ascii[cp] = g->bound_class[find(g->bound, g->n_bounds, cp)];
+}
+
+int gbnf_classes(struct gbnf *g, struct err *e)
+{
+    static _Atomic uint64_t serial;
+    size_t most = 2 * (size_t)g->a.n_rng + 2;
+    uint64_t *mark = calloc(most, sizeof *mark);
+    g->serial = atomic_fetch_add(&serial, 1) + 1;
+    g->bound = malloc(most * sizeof *g->bound);
+    if (!mark || !g->bound) {
+        free(mark);
+        return err_set(e, Q_ENOMEM, "out of memory");
+    }
+    g->n_bounds = intervals(g, g->bound, mark);
+    g->bound_class = calloc(g->n_bounds, sizeof *g->bound_class);
+    int rc = g->bound_class ? 0 : err_set(e, Q_ENOMEM, "out of memory");
+    uint64_t of[GBNF_CLASSES];
+    for (uint32_t i = 0; rc == 0 && i < g->n_bounds; i++) {
+        uint32_t c = 0;
+        while (c < g->n_classes && of[c] != mark[i])
+            c++;
+        if (c == GBNF_CLASSES) { /* its masks are made without classes */
+            g->n_classes = 0;
+            break;
+        }
+        if (c == g->n_classes) {
+            of[c] = mark[i];
+            g->rep[g->n_classes++] = g->bound[i];
+        }
+        g->bound_class[i] = (uint8_t)c;
+    }
+    if (rc == 0 && g->n_classes > 0)
+        touch(g);
+    free(mark);
+    return rc;
+}
