@@ -19,6 +19,7 @@ struct constraint {
     atomic_uint refs;
     struct grammar *grammar;
     const struct grammar_vocab *vocab;
+    const char *format; /* calls: how they are written */
     /* Of the set, under its lock. */
     char key[HASH_SHA256_HEX];
     size_t bytes;
@@ -93,6 +94,11 @@ const struct grammar *constraint_grammar(const struct constraint *c)
 const struct grammar_vocab *constraint_vocab(const struct constraint *c)
 {
     return c->vocab;
+}
+
+const char *constraint_format(const struct constraint *c)
+{
+    return c->format;
 }
 
 /* ---- the set ------------------------------------------------------------------------------ */
@@ -171,7 +177,7 @@ struct constraint *constraints_find(struct constraints *cs, const struct constra
 
 static int compile_tools(const struct constraint_spec *s, const struct jv *tools,
                          const struct grammar_options *opt, const struct grammar_vocab *v,
-                         struct grammar **out, struct err *e)
+                         struct grammar **out, const char **format, struct err *e)
 {
     struct jv *content = NULL;
     int rc = *s->content ? jv_parse(&content, s->content, strlen(s->content), MAX_DEPTH, e) : 0;
@@ -182,14 +188,20 @@ static int compile_tools(const struct constraint_spec *s, const struct jv *tools
                            .one_call = s->one_call,
                            .when_called = s->when_called,
                            .content = content};
+    *format = gram_tools_format(s->format);
     if (rc == 0)
         rc = grammar_compile_tools(out, &t, opt, v, e);
+    /* What the family's form cannot hold a forced call can in the plain one. */
+    if ((rc == Q_EUNSUPPORTED || rc == Q_ENOMEM) && !s->when_called && !content) {
+        t.format = *format = gram_tools_format(NULL);
+        rc = grammar_compile_tools(out, &t, opt, v, e);
+    }
     jv_free(content);
     return rc;
 }
 
 static int compile(const struct constraint_spec *s, const struct grammar_vocab *v,
-                   struct grammar **out, struct err *e)
+                   struct grammar **out, const char **format, struct err *e)
 {
     /* Objects take what was declared, and white space does not fill the answer. */
     const struct grammar_options opt = {.closed = true, .tight = true};
@@ -216,7 +228,7 @@ static int compile(const struct constraint_spec *s, const struct grammar_vocab *
             rc = grammar_compile_gbnf(out, s->text, n, e);
             break;
         case CONSTRAINT_TOOLS:
-            rc = compile_tools(s, tree, &opt, v, out, e);
+            rc = compile_tools(s, tree, &opt, v, out, format, e);
             break;
         }
     }
@@ -244,7 +256,8 @@ int constraints_get(struct constraints *cs, const struct constraint_spec *s,
     if (*out)
         return 0;
     struct grammar *g;
-    if ((rc = compile(s, cs->vocab, &g, e)) != 0)
+    const char *format = NULL;
+    if ((rc = compile(s, cs->vocab, &g, &format, e)) != 0)
         return rc;
     struct constraint *c = calloc(1, sizeof(*c));
     if (!c) {
@@ -254,6 +267,7 @@ int constraints_get(struct constraints *cs, const struct constraint_spec *s,
     atomic_init(&c->refs, 1);
     c->grammar = g;
     c->vocab = cs->vocab;
+    c->format = format;
     c->bytes = grammar_bytes(g);
     memcpy(c->key, key, sizeof(key));
     pthread_mutex_lock(&cs->lock);

@@ -54,6 +54,8 @@ struct constraint *constraint_ref(struct constraint *c);
 void constraint_unref(struct constraint *c); /* NULL is fine */
 
 const struct grammar *constraint_grammar(const struct constraint *c);
+/* The output format that calls under c are written in; NULL: it is about no calls. */
+const char *constraint_format(const struct constraint *c);
 const struct grammar_vocab *constraint_vocab(const struct constraint *c);
 
 #endif

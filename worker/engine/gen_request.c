@@ -272,6 +272,8 @@ static void submit(struct gen *g)
     struct token_list ids = {0};
     struct sampler_bias *bias = NULL;
     bool forced = q->force_tools && wants_calls(q);
+    if (forced && g->constraint && constraint_format(g->constraint))
+        g->format = constraint_format(g->constraint);
     struct request_config cfg = {
         .accepted = q->accepted_tokens,
         .n_accepted = q->n_accepted_tokens,

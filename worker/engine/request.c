@@ -315,9 +315,9 @@ static uint32_t hurry_thinking(struct seq *q, uint32_t token)
 uint32_t seq_hurry(struct seq *q, uint32_t token)
 {
     uint32_t meant = token;
-    /* Free text owes nothing, or has no end that is known. */
+    /* Free text that may end owes nothing. */
     if (q->gate == GATE_NONE || seq_is_last(q, token) ||
-        (q->gate == GATE_ON && gmatch_is_free(q->match)))
+        (q->gate == GATE_ON && gmatch_is_free(q->match) && gmatch_can_stop(q->match)))
         return token;
     if (q->gate == GATE_THINKING) {
         token = hurry_thinking(q, token);

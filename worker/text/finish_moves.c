@@ -82,24 +82,29 @@ static void inside_char(const struct gram_utf8 *u, struct fmoves *out)
         fmoves_byte(out, 0, (uint8_t)b);
 }
 
-/* Characters of an automaton, those that lead nearer to the end first. */
-static void dfa_moves(const struct grammar *g, uint32_t q, struct fmoves *out)
+/* Characters of an automaton, those that lead nearer to the end first; `more` characters follow
+ * it. Values and texts stand in frames only, texts in no other text. */
+static void dfa_moves(const struct grammar *g, const struct dfa *d, uint32_t q, uint32_t more,
+                      struct fmoves *out)
 {
-    const struct dfa *d = g->dfa;
+    const uint32_t salt = d == g->dfa ? 0 : 0x40000000U; /* states of a text are others */
     for (uint32_t i = 0; i < d->n_bounds; i++) {
         uint32_t lo = d->bound[i], hi = i + 1 < d->n_bounds ? d->bound[i + 1] - 1 : GRAM_MAX_CP;
         uint32_t to = d->next[(size_t)q * d->n_classes + d->bound_class[i]];
         if (!to)
             continue;
-        uint32_t rank = 2 * d->min_dist[to];
+        uint32_t rank = 2 * (d->min_dist[to] + more);
         if (g->kind != GRAMMAR_FRAME || lo < FRAME_SUB || lo >= FRAME_MARK + FRAME_MAX_MARK) {
-            fmoves_char(out, rank, to, lo, hi, false);
+            fmoves_char(out, rank, salt + to, lo, hi, false);
         } else if (lo >= FRAME_MARK) {
             const uint16_t sym = (uint16_t)(FINISH_MARK + (lo - FRAME_MARK));
-            fmoves_add(out, rank, to, &sym, 1);
+            fmoves_add(out, rank, salt + to, &sym, 1);
+        } else if (g->sub[lo - FRAME_SUB].d) {
+            const struct dfa *t = g->sub[lo - FRAME_SUB].d;
+            dfa_moves(g, t, t->start, d->min_dist[to], out);
         } else {
             /* The first byte of a value. */
-            static const char first[] = "{[\"01-ntf";
+            static const char first[] = "{[\"01-ntfNTF";
             for (unsigned k = 0; first[k]; k++)
                 fmoves_byte(out, rank + 1, (uint8_t)first[k]);
         }
@@ -139,7 +144,7 @@ void finish_moves(const struct grammar *g, const struct gram_state *st, struct g
         finish_schema(schema, &st->s, &tmp[0].s, &tmp[1].s, wide, out);
         /* A number in a frame ends where the text goes on. */
         if (g->kind == GRAMMAR_FRAME && st->s.lex == LX_NUM && st->s.depth == 1)
-            dfa_moves(g, dfa_next(g->dfa, st->q, FRAME_SUB + st->sub), out);
+            dfa_moves(g, g->dfa, dfa_next(g->dfa, st->q, FRAME_SUB + st->sub), 0, out);
     } else if (g->kind == GRAMMAR_GBNF) {
         if (st->b.u.left)
             inside_char(&st->b.u, out);
@@ -148,6 +153,10 @@ void finish_moves(const struct grammar *g, const struct gram_state *st, struct g
     } else if (st->u.left) {
         inside_char(&st->u, out);
     } else {
-        dfa_moves(g, st->q, out);
+        const struct frame_sub *t = gram_text(g, st);
+        if (t)
+            dfa_moves(g, t->d, st->tq, 0, out);
+        else
+            dfa_moves(g, g->dfa, st->q, 0, out);
     }
 }

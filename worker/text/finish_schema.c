@@ -168,9 +168,13 @@ static void digits(const struct sgram *g, const struct sstate *st, struct sstate
 static void begin_value(const struct sgram *g, const struct sstate *st, struct sstate *tmp,
                         struct sstate *tmp2, struct fmoves *out)
 {
-    static const char *const by_type[6] = {"n", "tf", "0123456789-", "\"", "[", "{"};
+    const char *by_type[6] = {"n", "tf", "0123456789-", "\"", "[", "{"};
     struct frame *f = srun_frame(st, st->top);
     const struct sstate *at = st;
+    if (g->python) {
+        by_type[0] = "N";
+        by_type[1] = "TF";
+    }
     if (st->first && f->type == T_ARR) {
         fmoves_byte(out, 0, ']');
         sstate_copy(tmp, st);
@@ -206,7 +210,6 @@ static void begin_value(const struct sgram *g, const struct sstate *st, struct s
 void finish_schema(const struct sgram *g, const struct sstate *st, struct sstate *tmp,
                    struct sstate *tmp2, bool wide, struct fmoves *out)
 {
-    static const char *const literals[] = {"null", "true", "false"};
     switch ((enum slex)st->lex) {
     case LX_VALUE:
         begin_value(g, st, tmp, tmp2, out);
@@ -222,7 +225,7 @@ void finish_schema(const struct sgram *g, const struct sstate *st, struct sstate
         digits(g, st, tmp, tmp2, 100, st->numphase >= 4 ? "5123467890+-" : "0123456789.", out);
         break;
     case LX_LIT:
-        fmoves_byte(out, 0, (uint8_t)literals[st->lit][st->litpos]);
+        fmoves_byte(out, 0, (uint8_t)sgram_literal(g, st->lit)[st->litpos]);
         break;
     case LX_AFTER:
         closers(st, st->top, out);

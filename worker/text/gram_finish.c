@@ -146,10 +146,7 @@ static bool step(const struct grammar *g, struct gram_state *st, uint16_t sym)
 {
     if (sym < FINISH_MARK)
         return gram_step(g, st, (uint8_t)sym);
-    uint32_t q = frame_mark(g, st, sym - FINISH_MARK);
-    if (q)
-        st->q = q;
-    return q != 0;
+    return frame_take_mark(g, st, sym - FINISH_MARK);
 }
 
 /* Does the way end a text in state st? */
@@ -407,7 +404,7 @@ int gfinish_open(struct gfinish **out, const struct grammar *g, const struct gra
     }
     f->hides = g->schema && says_not(g->schema);
     for (uint32_t i = 0; i < g->n_sub; i++)
-        f->hides |= says_not(g->sub[i]);
+        f->hides |= g->sub[i].s && says_not(g->sub[i].s);
     look(f, &m->now, left);
     return 0;
 }

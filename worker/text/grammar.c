@@ -22,9 +22,12 @@ void grammar_free(struct grammar *g)
     dfa_free(g->dfa);
     gbnf_free(g->gbnf);
     for (uint32_t i = 0; i < g->n_sub; i++)
-        sgram_free(g->sub[i]);
-    free((void *)g->sub);
+        frame_sub_fini(&g->sub[i]);
+    free(g->sub);
     free(g->enter);
+    free(g->enter_text);
+    free(g->only_text);
+    free(g->cross);
     free(g->open);
     free(g);
 }
@@ -59,9 +62,12 @@ size_t grammar_bytes(const struct grammar *g)
     if (g->gbnf)
         n += g->gbnf->a.cap * sizeof *g->gbnf->a.s + g->gbnf->a.rng_cap * sizeof *g->gbnf->a.rng +
              4096U * sizeof *g->gbnf->start + g->gbnf->n_bounds * 5U;
-    for (uint32_t i = 0; i < g->n_sub; i++)
-        n += sgram_bytes(g->sub[i]);
-    return n + (g->enter ? g->dfa->n_states * 4U : 0) + (g->open ? g->dfa->n_states : 0);
+    for (uint32_t i = 0; i < g->n_sub; i++) {
+        n += g->sub[i].s ? sgram_bytes(g->sub[i].s) : 0;
+        n += dfa_bytes(g->sub[i].d) + (g->sub[i].open ? g->sub[i].d->n_states : 0);
+    }
+    return n + (g->enter ? g->dfa->n_states * 9U : 0) + (g->open ? g->dfa->n_states : 0) +
+           g->n_cross * sizeof *g->cross;
 }
 
 static int init_state(const struct grammar *g, struct gram_state *st)
@@ -95,7 +101,7 @@ static int finish(struct grammar **out, struct grammar *g, int rc, struct err *e
             any = gram_step(g, st + 1, (uint8_t)b);
         }
         for (uint32_t k = 0; k < g->n_mark && !any; k++)
-            any = frame_mark(g, st, k) != 0;
+            any = frame_may_mark(g, st, k);
         if (!any)
             rc = err_set(e, Q_EINVAL, "no text can satisfy it");
     }
@@ -176,103 +182,17 @@ int grammar_compile_choice(struct grammar **out, const struct jv *list, struct e
     return finish(out, g, rc, e);
 }
 
-/* ---- frames ---- */
-int grammar_frame(struct grammar **out, const struct nfa *a, uint32_t start, struct sgram **sub,
-                  uint32_t n_sub, const uint32_t *mark, uint32_t n_mark, struct err *e)
-{
-    struct grammar *g;
-    int rc = new_grammar(&g, GRAMMAR_FRAME, e);
-    *out = NULL;
-    if (rc == 0 && (n_sub > FRAME_MAX_SUB || n_mark > FRAME_MAX_MARK))
-        rc = err_set(e, Q_ENOMEM, "more than %u values in a frame", FRAME_MAX_SUB);
-    if (rc == 0)
-        rc = dfa_build(&g->dfa, a, start, e);
-    struct dfa *d = rc ? NULL : g->dfa;
-    if (d && !(g->enter = malloc(d->n_states * sizeof *g->enter)))
-        rc = err_set(e, Q_ENOMEM, "out of memory");
-    for (uint32_t q = 0; rc == 0 && q < d->n_states; q++)
-        g->enter[q] = GRAM_NONE;
-    for (uint32_t k = 0; rc == 0 && k < n_sub; k++) {
-        uint32_t class = dfa_class(d, FRAME_SUB + k);
-        for (uint32_t q = 1; q < d->n_states; q++)
-            if (d->next[(size_t)q * d->n_classes + class])
-                g->enter[q] = k;
-    }
-    if (rc == 0) {
-        memcpy(g->mark, mark, n_mark * sizeof *mark);
-        g->n_mark = n_mark;
-        g->sub = sub;
-        g->n_sub = n_sub;
-    }
-    if (rc) {
-        grammar_free(g);
-        return rc;
-    }
-    *out = g;
-    return 0;
-}
-
-static bool dfa_step(const struct dfa *d, struct gram_state *st, uint8_t b)
+/* ---- matchers of text ---- */
+bool gram_dfa_step(const struct dfa *d, uint32_t *q, struct gram_utf8 *u, uint8_t b)
 {
     uint32_t lo, hi;
-    int k = gram_utf8_step(&st->u, b);
+    int k = gram_utf8_step(u, b);
     if (k > 0)
-        st->q = dfa_next(d, st->q, st->u.cp);
+        *q = dfa_next(d, *q, u->cp);
     if (k != 0)
-        return k > 0 && st->q;
-    gram_utf8_span(&st->u, &lo, &hi);
-    return dfa_alive(d, st->q, lo, hi);
-}
-
-static bool is_open(const struct grammar *g, const struct gram_state *st)
-{
-    return g->open && st->sub == GRAM_NONE && g->open[st->q];
-}
-
-/* Free text takes any bytes: what is no UTF-8 counts as U+FFFD. */
-static bool open_step(const struct grammar *g, struct gram_state *st, uint8_t b)
-{
-    bool inside = st->u.left > 0;
-    int k = gram_utf8_step(&st->u, b);
-    if (k == 0)
-        return true;
-    st->q = dfa_next(g->dfa, st->q, k > 0 ? st->u.cp : 0xFFFD);
-    if (k > 0)
-        return st->q != 0;
-    memset(&st->u, 0, sizeof st->u);
-    /* The byte that broke a character may begin the next one. */
-    return inside && is_open(g, st) ? open_step(g, st, b) : st->q != 0;
-}
-
-/* A value ends by itself: at its closing bracket, or, for a number, before what is no part of
- * it. Where text and a value may begin alike, the text comes first. */
-static bool frame_step(const struct grammar *g, struct gram_state *st, uint8_t b)
-{
-    if (is_open(g, st))
-        return open_step(g, st, b);
-    if (st->sub == GRAM_NONE) {
-        uint32_t q = st->q, k = g->enter[q];
-        if (st->u.left || k == GRAM_NONE)
-            return dfa_step(g->dfa, st, b);
-        if (dfa_step(g->dfa, st, b))
-            return true;
-        memset(&st->u, 0, sizeof st->u);
-        st->q = q;
-        st->sub = k;
-        if (!srun_init(g->sub[k], &st->s))
-            return false;
-    } else if (srun_leave(g->sub[st->sub], &st->s, b)) {
-        st->q = dfa_next(g->dfa, st->q, FRAME_SUB + st->sub);
-        st->sub = GRAM_NONE;
-        return dfa_step(g->dfa, st, b);
-    }
-    if (!srun_step(g->sub[st->sub], &st->s, b))
-        return false;
-    if (st->s.lex == LX_DONE) {
-        st->q = dfa_next(g->dfa, st->q, FRAME_SUB + st->sub);
-        st->sub = GRAM_NONE;
-    }
-    return true;
+        return k > 0 && *q;
+    gram_utf8_span(u, &lo, &hi);
+    return dfa_alive(d, *q, lo, hi);
 }
 
 /* ---- states ---- */
@@ -280,6 +200,7 @@ void gram_copy(const struct grammar *g, struct gram_state *to, const struct gram
 {
     to->q = from->q;
     to->sub = from->sub;
+    to->tq = from->tq;
     to->u = from->u;
     if (g->kind == GRAMMAR_GBNF)
         gbnf_copy(&to->b, &from->b);
@@ -297,7 +218,7 @@ bool gram_step(const struct grammar *g, struct gram_state *st, uint8_t b)
     case GRAMMAR_FRAME:
         return frame_step(g, st, b);
     default:
-        return dfa_step(g->dfa, st, b);
+        return gram_dfa_step(g->dfa, &st->q, &st->u, b);
     }
 }
 
@@ -307,10 +228,9 @@ bool gram_can_stop(const struct grammar *g, const struct gram_state *st, struct 
         return srun_can_stop(g->schema, &st->s, &scratch->s);
     if (g->kind == GRAMMAR_GBNF)
         return gbnf_can_stop(&st->b);
-    if (g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE) /* a number at the end of the text */
-        return g->dfa->accept[dfa_next(g->dfa, st->q, FRAME_SUB + st->sub)] &&
-               srun_can_stop(g->sub[st->sub], &st->s, &scratch->s);
-    return (st->u.left == 0 || is_open(g, st)) && g->dfa->accept[st->q];
+    if (g->kind == GRAMMAR_FRAME)
+        return frame_can_stop(g, st, scratch);
+    return st->u.left == 0 && g->dfa->accept[st->q];
 }
 
 /* ---- matchers ---- */
@@ -366,7 +286,7 @@ bool gmatch_finished(struct gmatch *m)
     if (!gmatch_can_stop(m))
         return false;
     for (uint32_t k = 0; m->g->kind == GRAMMAR_FRAME && k < m->g->n_mark; k++)
-        if (frame_mark(m->g, &m->now, k))
+        if (frame_may_mark(m->g, &m->now, k))
             return false;
     for (unsigned b = 0; b < 256; b++) {
         gram_copy(m->g, &m->tmp, &m->now);
@@ -381,17 +301,13 @@ bool gmatch_accept_token(struct gmatch *m, uint32_t id)
     const struct grammar_vocab *v = m->v;
     if (!v || id >= v->n_vocab)
         return false;
-    for (uint32_t k = 0; m->g->kind == GRAMMAR_FRAME && k < m->g->n_mark; k++) {
-        uint32_t q = m->g->mark[k] == id ? frame_mark(m->g, &m->now, k) : 0;
-        if (q) {
-            m->now.q = q;
+    for (uint32_t k = 0; m->g->kind == GRAMMAR_FRAME && k < m->g->n_mark; k++)
+        if (m->g->mark[k] == id && frame_take_mark(m->g, &m->now, k))
             return true;
-        }
-    }
     if (v->eog[id])
         return gmatch_can_stop(m);
     uint32_t pos = v->pos[id];
-    if (pos == GRAM_NONE && is_open(m->g, &m->now))
+    if (pos == GRAM_NONE && m->g->kind == GRAMMAR_FRAME && frame_is_open(m->g, &m->now))
         return true; /* a control token that means nothing here */
     return pos != GRAM_NONE && gmatch_accept_bytes(m, (const char *)v->bytes + v->at[pos],
                                                    v->at[pos + 1] - v->at[pos], NULL);

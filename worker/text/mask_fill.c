@@ -42,6 +42,7 @@ void mask_copy(const struct gmatch *m, struct gmask_scratch *w, struct gram_stat
         w->at[w->n_ready++].s.low = 0;
     to->q = from->q;
     to->sub = from->sub;
+    to->tq = from->tq;
     to->u = from->u;
     if (m->g->kind == GRAMMAR_GBNF)
         gbnf_copy(&to->b, &from->b);
@@ -255,6 +256,14 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
             return;
         gram_copy(m->g, st, &m->now);
     }
+    const struct frame_sub *text = gram_text(m->g, st);
+    if (text && text->d->wide && st->u.left == 0) {
+        mask_text(m, scratch, text->d, st->tq);
+        for (uint32_t i = 0; i < m->g->n_cross; i++)
+            if (mask_exact(m, scratch, st, m->g->cross[i], 0))
+                mask_set(scratch->tok, m->g->cross[i]);
+        return;
+    }
     at[0].end = t->n;
     at[0].ctx = w.ctx;
     at[0].chars = w.ctx_chars;
@@ -407,7 +416,7 @@ size_t gmatch_fill_mask(struct gmatch *m, struct gmask_scratch *w, uint64_t *mas
     }
     for (uint32_t j = 0; m->g->kind == GRAMMAR_FRAME && j < m->g->n_mark; j++) {
         uint32_t id = m->g->mark[j];
-        if (frame_mark(m->g, &m->now, j) && !(mask[id / 64] >> (id % 64) & 1)) {
+        if (frame_may_mark(m->g, &m->now, j) && !(mask[id / 64] >> (id % 64) & 1)) {
             mask_set(mask, id);
             n++;
         }

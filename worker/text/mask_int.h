@@ -105,21 +105,34 @@ struct grammar_vocab {
 #define FRAME_OPEN     0xDFFFU /* leads from a state of free text to itself */
 enum { FRAME_IS_OPEN = 1, FRAME_ALL_FIT = 2 };
 
+/* What such a pseudo-character stands for: a JSON value, or a text of its own that ends with what
+ * closes it (where d accepts nothing follows). */
+struct frame_sub {
+    struct sgram *s;
+    struct dfa *d;
+    uint8_t *open; /* by state of d: FRAME_IS_OPEN, FRAME_ALL_FIT; NULL: no free text */
+    bool open_wide;
+};
+
 enum grammar_kind { GRAMMAR_SCHEMA, GRAMMAR_DFA, GRAMMAR_GBNF, GRAMMAR_FRAME };
 struct grammar {
     enum grammar_kind kind;
     struct sgram *schema;
     struct dfa *dfa; /* FRAME too */
     struct gbnf *gbnf;
-    struct sgram **sub; /* FRAME */
+    struct frame_sub *sub; /* FRAME */
     uint32_t n_sub, n_mark;
     uint32_t *enter;               /* by state: the schema whose value may begin, or GRAM_NONE */
+    uint32_t *enter_text;          /* by state: the text that may begin, or GRAM_NONE */
+    uint8_t *only_text;            /* by state: nothing else may */
+    uint32_t *cross, n_cross;      /* tokens (pos) that may end a text and go on */
     uint8_t *open;                 /* by state: FRAME_IS_OPEN, FRAME_ALL_FIT; NULL: no free text */
     bool open_wide;                /* a mark in free text ends with a character beyond ASCII */
     uint32_t mark[FRAME_MAX_MARK]; /* token ids */
 };
 struct gram_state {
-    uint32_t q, sub; /* DFA, FRAME; sub: the schema whose value is being read, or GRAM_NONE */
+    uint32_t q, sub; /* DFA, FRAME; sub: the value or text that is being read, or GRAM_NONE */
+    uint32_t tq;     /* its state where it is a text */
     struct gram_utf8 u;
     union {
         struct sstate s;
@@ -211,21 +224,35 @@ void mask_gbnf_keep(const struct gmatch *m, struct gmask_scratch *w, const uint6
 void mask_string(const struct gmatch *m, struct gmask_scratch *w);
 /* All tokens of an automaton over text, in its state q between two characters. */
 void mask_text(const struct gmatch *m, struct gmask_scratch *w, const struct dfa *d, uint32_t q);
-/* Takes the schemas in sub (and the array) on success. marks: token ids. */
+/* ---- gram_frame.c ---- */
+/* One character's next byte: does it still lead on? q, u: state of d. */
+bool gram_dfa_step(const struct dfa *d, uint32_t *q, struct gram_utf8 *u, uint8_t b);
+/* Takes the values and texts in sub (and the array) on success. marks: token ids. */
 Q_MUST_CHECK int grammar_frame(struct grammar **out, const struct nfa *a, uint32_t start,
-                               struct sgram **sub, uint32_t n_sub, const uint32_t *mark,
+                               struct frame_sub *sub, uint32_t n_sub, const uint32_t *mark,
                                uint32_t n_mark, struct err *e);
+void frame_sub_fini(struct frame_sub *sub);
+bool frame_step(const struct grammar *g, struct gram_state *st, uint8_t b);
+bool frame_can_stop(const struct grammar *g, const struct gram_state *st,
+                    struct gram_state *scratch);
+/* Is st in free text, where what means nothing may stand? */
+bool frame_is_open(const struct grammar *g, const struct gram_state *st);
+/* Take control token m; false: it may not come, and st is as before. */
+bool frame_take_mark(const struct grammar *g, struct gram_state *st, uint32_t m);
+bool frame_may_mark(const struct grammar *g, const struct gram_state *st, uint32_t m);
 /* The schema whose value st is inside of, or NULL. */
 static inline const struct sgram *gram_schema(const struct grammar *g, const struct gram_state *st)
 {
     if (g->kind == GRAMMAR_SCHEMA)
         return g->schema;
-    return g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE ? g->sub[st->sub] : NULL;
+    return g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE ? g->sub[st->sub].s : NULL;
 }
-/* The state after control token m, 0: it may not come. */
-static inline uint32_t frame_mark(const struct grammar *g, const struct gram_state *st, uint32_t m)
+/* The text that st is inside of, or NULL. */
+static inline const struct frame_sub *gram_text(const struct grammar *g,
+                                                const struct gram_state *st)
 {
-    return st->sub == GRAM_NONE && st->u.left == 0 ? dfa_next(g->dfa, st->q, FRAME_MARK + m) : 0;
+    return g->kind == GRAMMAR_FRAME && st->sub != GRAM_NONE && g->sub[st->sub].d ? &g->sub[st->sub]
+                                                                                 : NULL;
 }
 
 #endif

@@ -259,7 +259,7 @@ static bool trigger_on(const struct outparse *p, const struct op_trigger *t)
         return false;
     if ((t->flags & OT_START) && p->any_content && !p->after_call)
         return false;
-    if ((t->flags & OT_LINE) && (p->not_line_start || p->no_line_marks))
+    if ((t->flags & OT_LINE) && (p->not_line_start || (p->no_line_marks && !(t->flags & OT_OWN))))
         return false;
     return !(t->flags & OT_AFTER_CALL) || p->after_call;
 }
@@ -497,51 +497,6 @@ int outparse_end(struct outparse *p, outparse_fn *fn, void *ctx)
 
 /* ---- open ---- */
 
-static unsigned types_of_name(const char *s)
-{
-    static const struct {
-        const char *name;
-        unsigned types;
-    } names[] = {{"string", OP_T_STRING}, {"str", OP_T_STRING},    {"integer", OP_T_NUMBER},
-                 {"int", OP_T_NUMBER},    {"number", OP_T_NUMBER}, {"float", OP_T_NUMBER},
-                 {"boolean", OP_T_BOOL},  {"bool", OP_T_BOOL},     {"null", OP_T_NULL},
-                 {"object", OP_T_OBJECT}, {"dict", OP_T_OBJECT},   {"array", OP_T_ARRAY},
-                 {"list", OP_T_ARRAY},    {"tuple", OP_T_ARRAY}};
-    for (size_t i = 0; i < NUM_COUNT(names); i++)
-        if (strcmp(names[i].name, s) == 0)
-            return names[i].types;
-    return OP_T_ALL;
-}
-
-static unsigned types_of_value(const struct jv *v)
-{
-    static const unsigned of[] = {
-        [JV_NULL] = OP_T_NULL,    [JV_BOOL] = OP_T_BOOL,     [JV_INT] = OP_T_NUMBER,
-        [JV_REAL] = OP_T_NUMBER,  [JV_STRING] = OP_T_STRING, [JV_ARRAY] = OP_T_ARRAY,
-        [JV_OBJECT] = OP_T_OBJECT};
-    return of[jv_kind(v)];
-}
-
-static unsigned types_of_schema(const struct jv *s, unsigned depth)
-{
-    static const char *const joins[] = {"anyOf", "oneOf"};
-    const struct jv *type = jv_get(s, "type"), *en = jv_get(s, "enum");
-    unsigned types = 0;
-    if (jv_is(type, JV_STRING))
-        return types_of_name(jv_str(type, ""));
-    for (size_t i = 0; i < jv_len(type); i++)
-        types |= types_of_name(jv_str(jv_at(type, i), ""));
-    if (jv_is(en, JV_ARRAY))
-        for (size_t i = 0; i < jv_len(en); i++)
-            types |= types_of_value(jv_at(en, i));
-    for (size_t k = 0; k < NUM_COUNT(joins) && depth > 0; k++) {
-        const struct jv *list = jv_get(s, joins[k]);
-        for (size_t i = 0; i < jv_len(list); i++)
-            types |= types_of_schema(jv_at(list, i), depth - 1);
-    }
-    return types ? types : OP_T_ALL;
-}
-
 static int copy_tool(struct op_tool *t, const struct jv *tool)
 {
     const struct jv *fn = jv_get(tool, "function");
@@ -554,7 +509,7 @@ static int copy_tool(struct op_tool *t, const struct jv *tool)
         return Q_ENOMEM;
     for (void *it = n ? jv_iter(props) : NULL; it; it = jv_next(props, it)) {
         struct op_prop *pr = &t->props[t->n_props];
-        pr->types = types_of_schema(jv_iter_value(it), 4);
+        pr->types = op_types_of(jv_get(fn, "parameters"), jv_iter_value(it));
         if (!(pr->key = strdup(jv_iter_key(it))))
             return Q_ENOMEM;
         t->n_props++;

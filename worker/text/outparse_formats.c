@@ -186,10 +186,11 @@ static const struct op_trigger command[] = {
     DROP("<|END_TEXT|>"),
     DROP("<|END_OF_TURN_TOKEN|>"),
     END};
-static const struct op_trigger command_plus[] = {{"Action:\n```json", op_step_json, "```", OT_LINE},
-                                                 {"Action: ```json", op_step_json, "```", OT_LINE},
-                                                 {"Action:```json", op_step_json, "```", OT_LINE},
-                                                 END};
+static const struct op_trigger command_plus[] = {
+    {"Action:\n```json", op_step_json, "```", OT_LINE | OT_OWN},
+    {"Action: ```json", op_step_json, "```", OT_LINE | OT_OWN},
+    {"Action:```json", op_step_json, "```", OT_LINE | OT_OWN},
+    END};
 static const struct op_trigger granite[] = {THINK,
                                             {"<|tool_call|>", op_step_json, NULL, 0},
                                             {"<tool_call>", op_step_json, "</tool_call>", 0},

@@ -91,7 +91,8 @@ enum op_trigger_flags {
     OT_THINK = 32,     /* opens reasoning; only before any content */
     OT_DROP = 64,      /* means nothing to a reader */
     OT_NAME_KEY = 128, /* {"NAME": {arguments}} */
-    OT_KNOWN = 256     /* the name must be known when tools are */
+    OT_KNOWN = 256,    /* the name must be known when tools are */
+    OT_OWN = 512       /* the family's only mark: no_line_marks leaves it */
 };
 
 struct op_trigger {
@@ -204,6 +205,10 @@ void op_end(struct outparse *p);
 const struct op_tool *op_find_tool(const struct outparse *p, const char *name); /* NULL: none */
 /* Types that the schema allows for an argument of the present call. */
 unsigned op_types(const struct outparse *p, const char *key);
+/* Types that a parameter's schema, a part of doc, allows; what cannot be told counts as all. */
+unsigned op_types_of(const struct jv *doc, const struct jv *schema);
+/* Where a reference of the form "#/a/b" leads, or NULL. */
+const struct jv *op_schema_at(const struct jv *doc, const char *ref);
 /* Append to one of the small buffers; false (fail the call) beyond max. */
 bool op_keep(struct outparse *p, struct buf *b, char c, size_t max);
 bool op_name_char(char c);

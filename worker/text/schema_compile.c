@@ -542,7 +542,7 @@ static int measure(struct comp *c, uint32_t n, uint8_t *seen, unsigned depth)
     return 0;
 }
 
-static int compile_all(struct comp *c, const struct jv *schema)
+static int compile_all(struct comp *c, const struct jv *doc, const struct jv *part)
 {
     uint32_t id;
     int rc = scomp_node(c, &id);
@@ -550,10 +550,10 @@ static int compile_all(struct comp *c, const struct jv *schema)
         rc = scomp_node(c, &id);
     if (rc == 0) {
         c->g->node[NODE_FALSE].types = 0;
-        rc = sref_open(&c->ref, schema, c->e);
+        rc = sref_open(&c->ref, doc, c->e);
     }
     if (rc == 0)
-        rc = scomp_sub(c, NULL, schema, 0, c->closed, "", NULL, &c->g->root);
+        rc = scomp_sub(c, NULL, part, 0, c->closed, "", NULL, &c->g->root);
     for (uint32_t i = 0; rc == 0 && i < c->n_job; i++) {
         struct job j = c->job[i]; /* the array may move */
         rc = compile_job(c, &j);
@@ -570,8 +570,14 @@ static int compile_all(struct comp *c, const struct jv *schema)
 int sgram_compile(struct sgram **out, const struct jv *schema, const struct grammar_options *opt,
                   struct err *e)
 {
+    return sgram_compile_part(out, schema, schema, opt, e);
+}
+
+int sgram_compile_part(struct sgram **out, const struct jv *doc, const struct jv *schema,
+                       const struct grammar_options *opt, struct err *e)
+{
     struct comp c = {.e = e, .map_mask = 65535};
-    const char *draft = jv_str(jv_get(schema, "$schema"), "");
+    const char *draft = jv_str(jv_get(doc, "$schema"), "");
     int rc;
     *out = NULL;
     if (!jv_is(schema, JV_OBJECT) && !jv_is(schema, JV_BOOL))
@@ -587,7 +593,7 @@ int sgram_compile(struct sgram **out, const struct jv *schema, const struct gram
     } else {
         c.g->max_ws = opt && opt->max_ws ? NUM_MIN(opt->max_ws, 200U) : 20;
         c.g->tight = opt && opt->tight;
-        rc = compile_all(&c, schema);
+        rc = compile_all(&c, doc, schema);
         if (rc == 0)
             rc = sleast_make(c.g, e);
     }

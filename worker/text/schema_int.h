@@ -99,7 +99,17 @@ struct sgram {
     uint32_t root;
     unsigned max_ws;
     bool tight;
+    bool python; /* None, True and False; set after compiling */
 };
+/* literals: null, true, false in JSON's or Python's words */
+static inline const char *sgram_literal(const struct sgram *g, unsigned i)
+{
+    static const char *const words[2][3] = {{"null", "true", "false"}, {"None", "True", "False"}};
+    return words[g->python][i];
+}
+/* The schema at `part`, a member of the tree `doc`, in which its references are looked up. */
+Q_MUST_CHECK int sgram_compile_part(struct sgram **out, const struct jv *doc, const struct jv *part,
+                                    const struct grammar_options *opt, struct err *e);
 Q_MUST_CHECK int sgram_compile(struct sgram **out, const struct jv *schema,
                                const struct grammar_options *opt, struct err *e);
 void sgram_free(struct sgram *g);

@@ -273,7 +273,6 @@ static bool number_done(const struct sgram *g, struct sstate *st)
 }
 
 /* ---- the reader ---- */
-static const char *const literals[] = {"null", "true", "false"};
 
 static bool value_step(const struct sgram *g, struct sstate *st, uint8_t b)
 {
@@ -291,14 +290,15 @@ static bool value_step(const struct sgram *g, struct sstate *st, uint8_t b)
         return true;
     case '"':
         return string_begin(st, false) && srun_set_type(g, st, T_STR, 0);
-    case 'n':
-    case 't':
-    case 'f':
-        st->lex = LX_LIT;
-        st->lit = b == 'n' ? 0 : b == 't' ? 1 : 2;
-        st->litpos = 1;
-        return srun_set_type(g, st, b == 'n' ? T_NULL : T_BOOL, b == 't' ? 2 : 1);
     default:
+        for (uint8_t i = 0; i < 3; i++) {
+            if (b != (uint8_t)sgram_literal(g, i)[0])
+                continue;
+            st->lex = LX_LIT;
+            st->lit = i;
+            st->litpos = 1;
+            return srun_set_type(g, st, i ? T_BOOL : T_NULL, i == 1 ? 2 : 1);
+        }
         st->numlen = 0;
         st->lex = LX_NUM;
         return srun_number_step(g, 0, 0, b, &st->numphase) > 0 && srun_set_type(g, st, T_NUM, 0) &&
@@ -377,9 +377,9 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
             return false;
     }
     if (st->lex == LX_LIT) {
-        if (b != (uint8_t)literals[st->lit][st->litpos++])
+        if (b != (uint8_t)sgram_literal(g, st->lit)[st->litpos++])
             return false;
-        return literals[st->lit][st->litpos] || srun_end(g, st, srun_mix(st->lit + 0x100U));
+        return sgram_literal(g, st->lit)[st->litpos] || srun_end(g, st, srun_mix(st->lit + 0x100U));
     }
     if (st->lex == LX_DONE)
         return false;
