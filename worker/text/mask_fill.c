@@ -175,7 +175,8 @@ static bool in_str(const struct grammar *g, const struct gram_state *st)
 struct level {
     uint32_t end, ctx, chars;
     bool real;   /* the state of this level was made */
-    bool number; /* it is inside a number that nothing but its form bounds: */
+    bool number; /* it is inside a number that nothing but its form bounds, of schema g: */
+    const struct sgram *g;
     uint8_t phase, len;
     struct srun_bytes first; /* no other byte fits; of a state that was made */
 };
@@ -185,12 +186,13 @@ static void look(const struct gmatch *m, const struct gram_state *st, struct lev
     const struct sgram *g = gram_schema(m->g, st);
     l->real = true;
     l->number = g && srun_number_is_free(g, &st->s);
+    l->g = g;
     l->phase = l->number ? st->s.numphase : 0;
     l->len = l->number ? st->s.numlen : 0;
     memset(&l->first, 0xFF, sizeof l->first);
     /* What encloses the value may go on behind a number. */
     if (g && !(m->g->kind == GRAMMAR_FRAME && st->s.lex == LX_NUM))
-        srun_first(&st->s, &l->first);
+        srun_first(g, &st->s, &l->first);
 }
 
 /* The state of a level inside a number; text: that of a token through it. */
@@ -206,14 +208,14 @@ static void make_real(const struct gmatch *m, struct gmask_scratch *w, struct le
     look(m, w->at + depth, &at[depth]);
 }
 
-/* The number goes on with b: 1, -1 it can't with this byte, 0 it does not. */
-static int number_goes(const struct gmatch *m, const struct gram_state *st, const struct level *up,
-                       uint8_t b, struct level *to)
+/* The number of schema g goes on with b: 1, -1 it can't with this byte, 0 it does not. */
+static int number_goes(const struct sgram *g, const struct level *up, uint8_t b, struct level *to)
 {
-    int k = srun_number_step(gram_schema(m->g, st), up->phase, up->len, b, &to->phase);
+    int k = srun_number_step(g, up->phase, up->len, b, &to->phase);
     if (k > 0) {
         to->real = false;
         to->number = true;
+        to->g = g;
         to->len = (uint8_t)(up->len + 1);
         to->ctx = GRAM_NONE;
         to->chars = 0;
@@ -273,7 +275,7 @@ static void walk_tokens(const struct gmatch *m, struct gmask_scratch *scratch)
         while (depth > 0 && at[depth].end <= i)
             depth--;
         struct level *up = &at[depth], *to = up + 1;
-        int number = up->number ? number_goes(m, st, up, (uint8_t)n->byte, to) : 0;
+        int number = up->number ? number_goes(up->g, up, (uint8_t)n->byte, to) : 0;
         if (number == 0 && !up->real)
             make_real(m, scratch, at, depth, t->bytes + t->at[n->first]);
         if (number < 0 || (number == 0 && !srun_in(&up->first, (uint8_t)n->byte))) {

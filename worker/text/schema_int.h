@@ -177,7 +177,7 @@ static inline bool srun_in(const struct srun_bytes *s, uint8_t b)
     return s->on[b / 64] >> (b % 64) & 1;
 }
 /* Bytes outside the set don't fit. */
-void srun_first(const struct sstate *st, struct srun_bytes *s);
+void srun_first(const struct sgram *g, const struct sstate *st, struct srun_bytes *s);
 /* Is st inside a number of which only the form counts? */
 bool srun_number_is_free(const struct sgram *g, const struct sstate *st);
 /* Then, without its state: 1 b belongs to the number, 0 it does not, -1 it does and is refused. */

@@ -413,10 +413,10 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
     }
 }
 
-void srun_first(const struct sstate *st, struct srun_bytes *s)
+void srun_first(const struct sgram *g, const struct sstate *st, struct srun_bytes *s)
 {
     static const char *const after[] = {
-        [LX_VALUE] = " \t\r\n\"{[]-0123456789tfn",
+        [LX_VALUE] = " \t\r\n\"{[]-0123456789tfnTFN",
         [LX_NUM] = " \t\r\n,]}.eE+-0123456789",
         [LX_AFTER] = " \t\r\n,]}",
         [LX_KEY] = " \t\r\n\"}",
@@ -429,7 +429,7 @@ void srun_first(const struct sstate *st, struct srun_bytes *s)
         return;
     memset(s, 0, sizeof *s);
     if (st->lex == LX_LIT) {
-        uint8_t b = (uint8_t)literals[st->lit][st->litpos];
+        uint8_t b = (uint8_t)sgram_literal(g, st->lit)[st->litpos];
         s->on[b / 64] |= 1ULL << (b % 64);
     }
     for (; p && *p; p++)
