@@ -193,6 +193,29 @@ def all_tokenizers():
     d["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
     yield "precompiled", Tokenizer.from_str(json.dumps(d))
 
+    # What random_tokenizers.py found.
+    yield "word_class", bpe(norm=N.Replace(Regex(r"[^\s\w]+"), "_"), pre=P.Sequence([split(r"[\w]+|[[:punct:]]", "merged_with_previous"), split("[[:upper:]]+")]))
+
+    def with_hexes(d):
+        v = d["model"]["vocab"]
+        v |= {h: len(v) + i for i, h in enumerate(hexes)}
+        d["model"]["byte_fallback"] = True
+    yield "bpe_suffix_bytes", edit(bpe(pre=P.Whitespace(), dec=D.BPEDecoder("</w>"), end_of_word_suffix="</w>"), with_hexes)
+    yield "bpe_cont_bytes", edit(bpe(pre=P.WhitespaceSplit(), dec=D.ByteFallback(), continuing_subword_prefix="@@", unk="<unk>"), with_hexes)
+
+    def some_hexes(d):
+        with_hexes(d)
+        d["model"]["vocab"] = {k: v for k, v in d["model"]["vocab"].items() if k not in hexes[0xC8::2]}
+        d["model"]["merges"].append(d["model"]["merges"][3])
+    yield "bpe_some_bytes", edit(bpe(pre=P.WhitespaceSplit(), dec=D.Fuse(), unk="<unk>", fuse_unk=True), some_hexes)
+    t = words(models.Unigram(), trainers.UnigramTrainer(**uni), N.Strip(), P.Metaspace(prepend_scheme="first"), D.Metaspace(prepend_scheme="first"))
+    t.add_tokens([AddedToken("é", single_word=True, lstrip=True), AddedToken("\n", normalized=False, rstrip=True), AddedToken("the", single_word=True)])
+    t.add_special_tokens([AddedToken("a", single_word=True, normalized=False)])
+    yield "added_in_model", t
+    t = bpe(pre=P.WhitespaceSplit(), unk="<unk>", fuse_unk=True)
+    t.add_tokens([AddedToken(" a", normalized=True), AddedToken("a", normalized=False, lstrip=True), AddedToken("  ", normalized=True, lstrip=True, rstrip=True)])
+    yield "added_twice", t
+
 
 # ---- SentencePiece ----
 

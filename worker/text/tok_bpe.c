@@ -46,7 +46,8 @@ static int load_token(struct tokenizer *t, uint32_t id, uint8_t *in_map, struct 
     size_t n;
     const char *s = tok_str(&t->text, id, &n);
     uint8_t type = t->type[id];
-    bool plain = type == TOK_NORMAL || type == TOK_UNUSED || type == TOK_BYTE;
+    bool plain = type == TOK_NORMAL || type == TOK_UNUSED || type == TOK_BYTE ||
+                 ((t->flag[id] & FLAG_MODEL) && tok_in_model(t, id));
 
     buf_clear(tmp);
     bool whole = to_bytes(s, n, tmp);
@@ -88,6 +89,7 @@ struct merging {
     const uint8_t *in_map; /* tokens that merges may give */
     struct buf tmp;
     uint32_t last; /* the token that the line before gave */
+    bool last_counts;
     struct err *e;
 };
 
@@ -176,7 +178,7 @@ static int put_lines(struct merging *m, struct line *l, uint32_t n)
     }
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         if (l[i].n)
-            tok_merge_put(m->t, &l[i].merge);
+            tok_merge_put(m->t, &l[i].merge, m->last_counts);
     }
     return rc;
 }
@@ -255,7 +257,7 @@ int tok_bpe_load(struct tokenizer *t, struct tok_merges *from, struct err *e)
     if (rc)
         return rc;
     uint8_t *in_map = calloc(t->n_vocab, 1);
-    struct merging m = {.t = t, .in_map = in_map, .e = e};
+    struct merging m = {.t = t, .in_map = in_map, .last_counts = from->last, .e = e};
     buf_init(&m.tmp, TOK_MAX_BYTES);
     rc = in_map ? load_tokens(t, in_map, &m.tmp, e)
                 : err_set(e, Q_ENOMEM, "no memory for the vocabulary");

@@ -19,7 +19,7 @@ static uint32_t find_parts(const struct tokenizer *t, const char *a, size_t n_a,
 }
 
 static int put_merge(struct tokenizer *t, struct gguf_str left, struct gguf_str right,
-                     uint32_t rank, struct buf *tmp)
+                     uint32_t rank, bool last, struct buf *tmp)
 {
     struct tok_merge m = {
         .left = tok_map_find(&t->map, &t->text, left.p, left.n),
@@ -33,7 +33,7 @@ static int put_merge(struct tokenizer *t, struct gguf_str left, struct gguf_str 
     if (tmp->failed)
         return Q_ENOMEM;
     if (m.left != TOKEN_NONE && m.right != TOKEN_NONE && m.merged != TOKEN_NONE)
-        tok_merge_put(t, &m);
+        tok_merge_put(t, &m, last);
     return 0;
 }
 
@@ -55,7 +55,7 @@ int tok_char_bpe_load(struct tokenizer *t, struct tok_merges *m, struct err *e)
     while (rc == 0 && (more = m->next(m, &left, &right, e)) != 0) {
         if (more < 0)
             rc = more;
-        else if (put_merge(t, left, right, rank++, &tmp))
+        else if (put_merge(t, left, right, rank++, m->last, &tmp))
             rc = err_set(e, Q_ENOMEM, "no memory for the merges");
     }
     buf_fini(&tmp);
@@ -80,7 +80,7 @@ struct word {
     struct tok_work *w;
     struct err *e;
     size_t n;
-    size_t n_unk; /* unknown characters at the end that make one symbol */
+    size_t unk_pos, unk_len; /* an unknown symbol that waits */
 };
 
 static int add_symbol(struct word *wd, uint32_t id, size_t pos, size_t len)
@@ -92,45 +92,63 @@ static int add_symbol(struct word *wd, uint32_t id, size_t pos, size_t len)
     return 0;
 }
 
-static int add_unknown(struct word *wd, const char *s, size_t pos, size_t len)
+/* A character with what its place in the word adds to it. */
+struct unit {
+    const char *s;
+    size_t n;
+    char tmp[4 + 2 * 64];
+};
+
+static int put_unknown(struct word *wd)
+{
+    size_t len = wd->unk_len;
+    wd->unk_len = 0;
+    return len ? add_symbol(wd, wd->t->unk, wd->unk_pos, len) : 0;
+}
+
+/* pos: of the character in its word; its bytes may be more than itself. An unknown one waits for
+ * the next known or unknown one: bytes in between come before it, as published. */
+static int add_unknown(struct word *wd, const struct unit *u, size_t pos, size_t len)
 {
     const struct tokenizer *t = wd->t;
     bool all = t->byte_fallback;
-    for (size_t i = 0; i < len && all; i++)
-        all = t->byte_id[(unsigned char)s[pos + i]] != TOKEN_NONE;
+    for (size_t i = 0; i < u->n && all; i++)
+        all = t->byte_id[(unsigned char)u->s[i]] != TOKEN_NONE;
     int rc = 0;
-    for (size_t i = 0; i < len && all && rc == 0; i++)
-        rc = add_symbol(wd, t->byte_id[(unsigned char)s[pos + i]], pos + i, 1);
+    for (size_t i = 0; i < u->n && all && rc == 0; i++)
+        rc = add_symbol(wd, t->byte_id[(unsigned char)u->s[i]], pos, 1);
     if (all || t->unk == TOKEN_NONE)
         return rc;
-    if (t->fuse_unk && wd->n_unk > 0) {
-        wd->w->sym[wd->n - 1].len += (uint32_t)len;
+    if (t->fuse_unk && wd->unk_len > 0) {
+        wd->unk_len += len;
         return 0;
     }
-    wd->n_unk++;
-    return add_symbol(wd, t->unk, pos, len);
+    rc = put_unknown(wd);
+    wd->unk_pos = pos;
+    wd->unk_len = len;
+    return rc;
 }
 
-/* The token of the character s[pos..pos+len) at its place in the word. */
-static uint32_t char_token(const struct tokenizer *t, const char *s, size_t n, size_t pos,
-                           size_t len)
+/* The character s[pos..pos+len) at its place in the word. */
+static void set_unit(struct unit *u, const struct tokenizer *t, const char *s, size_t n, size_t pos,
+                     size_t len)
 {
     bool cont = pos > 0 && t->n_cont, last = pos + len == n && t->n_suffix;
-    char tmp[4 + 2 * 64];
-    size_t k = 0;
+    u->s = s + pos;
+    u->n = len;
     if (!cont && !last)
-        return tok_map_find(&t->map, &t->text, s + pos, len);
-    if (cont) {
-        memcpy(tmp, t->cont, t->n_cont);
-        k = t->n_cont;
-    }
-    memcpy(tmp + k, s + pos, len);
+        return;
+    size_t k = cont ? t->n_cont : 0;
+    if (cont)
+        memcpy(u->tmp, t->cont, k);
+    memcpy(u->tmp + k, s + pos, len);
     k += len;
     if (last) {
-        memcpy(tmp + k, t->suffix, t->n_suffix);
+        memcpy(u->tmp + k, t->suffix, t->n_suffix);
         k += t->n_suffix;
     }
-    return tok_map_find(&t->map, &t->text, tmp, k);
+    u->s = u->tmp;
+    u->n = k;
 }
 
 static int encode_word(const struct tokenizer *t, const char *s, size_t n, struct tok_work *w,
@@ -140,15 +158,20 @@ static int encode_word(const struct tokenizer *t, const char *s, size_t n, struc
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0;) {
         uint32_t len = uni_next(s + i, n - i).len;
-        uint32_t id = char_token(t, s, n, i, len);
+        struct unit u;
+        set_unit(&u, t, s, n, i, len);
+        uint32_t id = tok_map_find(&t->map, &t->text, u.s, u.n);
         if (id != TOKEN_NONE) {
-            wd.n_unk = 0;
-            rc = add_symbol(&wd, id, i, len);
+            rc = put_unknown(&wd);
+            if (rc == 0)
+                rc = add_symbol(&wd, id, i, len);
         } else {
-            rc = add_unknown(&wd, s, i, len);
+            rc = add_unknown(&wd, &u, i, len);
         }
         i += len;
     }
+    if (rc == 0)
+        rc = put_unknown(&wd);
     if (rc || wd.n == 0)
         return rc;
     rc = tok_merge_all(t, w, s, wd.n, pair_by_id, e);

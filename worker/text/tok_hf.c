@@ -325,11 +325,10 @@ static int place_all(struct tokenizer *t, struct file *f, uint32_t **out)
 static void set_added(struct tokenizer *t, uint32_t id, const struct jv *v)
 {
     t->type[id] = jv_bool(jv_get(v, "special"), false) ? TOK_CONTROL : TOK_USER;
-    t->flag[id] =
-        (uint8_t)(FLAG_ADDED | (jv_bool(jv_get(v, "lstrip"), false) ? FLAG_LSTRIP : 0) |
-                  (jv_bool(jv_get(v, "rstrip"), false) ? FLAG_RSTRIP : 0) |
-                  (jv_bool(jv_get(v, "single_word"), false) ? FLAG_WORD : 0) |
-                  (jv_bool(jv_get(v, "normalized"), true) && t->norm ? FLAG_NORMALIZED : 0));
+    t->flag[id] = (uint8_t)(FLAG_ADDED | (jv_bool(jv_get(v, "lstrip"), false) ? FLAG_LSTRIP : 0) |
+                            (jv_bool(jv_get(v, "rstrip"), false) ? FLAG_RSTRIP : 0) |
+                            (jv_bool(jv_get(v, "single_word"), false) ? FLAG_WORD : 0) |
+                            (jv_bool(jv_get(v, "normalized"), true) ? FLAG_NORMALIZED : 0));
 }
 
 /* Where the entries are the first tokens in order, as in nearly all files, their texts are the
@@ -367,6 +366,8 @@ static int make_vocab(struct tokenizer *t, struct file *f)
         if (!t->score)
             rc = no_memory(f->e);
     }
+    for (uint32_t i = 0; rc == 0 && f->scored && i < f->n; i++)
+        t->score[f->ids[i]] = f->scores[i];
     if (rc == 0 && !f->scored)
         take_texts(t, f, place);
     for (uint32_t id = t->text.n; id < t->n_vocab && rc == 0; id++) {
@@ -376,8 +377,6 @@ static int make_vocab(struct tokenizer *t, struct file *f)
         } else if (place[id] <= f->n) {
             size_t n;
             const char *s = tok_str(&f->texts, place[id] - 1, &n);
-            if (f->scored)
-                t->score[id] = f->scores[place[id] - 1];
             rc = tok_strings_add(&t->text, s, n, f->e);
         } else {
             rc = add_added(t, f, id, place[id]);
@@ -420,7 +419,8 @@ static int add_normalized(struct tokenizer *t, uint32_t id, struct err *e)
     const char *s = tok_str(&t->text, id, &n);
     buf_init(&a, MAX_PART);
     buf_init(&b, MAX_PART);
-    int rc = norm_run(t->norm, s, n, &a, &b, &s, &n, e);
+    bool moved;
+    int rc = t->norm ? norm_run(t->norm, s, n, &a, &b, &s, &n, &moved, e) : 0;
     if (rc == 0)
         rc = tok_strings_add(&t->norm_text, s, n, e);
     if (rc == 0 && put_special(&t->special[1], &t->norm_text, id, t->norm_text.n - 1))
@@ -434,7 +434,8 @@ static int make_specials(struct tokenizer *t, struct err *e)
 {
     int rc = 0;
     bool third = false;
-    for (uint32_t id = 0; id < t->n_vocab && rc == 0; id++) {
+    /* Of equal normalised texts the last token is meant, so it is put first. */
+    for (uint32_t id = t->n_vocab; id-- > 0 && rc == 0;) {
         if (!(t->flag[id] & FLAG_ADDED))
             continue;
         if (t->flag[id] & FLAG_NORMALIZED) {
@@ -510,7 +511,7 @@ static void mark_byte_tokens(struct tokenizer *t)
 
 static int load_bpe(struct tokenizer *t, struct file *f, bool norm_bytes, bool byte_level)
 {
-    struct json_merges m = {.base = {next_merge, f->pairs.n / 2}, .pairs = &f->pairs};
+    struct json_merges m = {.base = {next_merge, f->pairs.n / 2, true}, .pairs = &f->pairs};
     int rc = affix(jv_get(f->opts, "continuing_subword_prefix"), &t->cont, &t->n_cont, f->e);
     if (rc == 0)
         rc = affix(jv_get(f->opts, "end_of_word_suffix"), &t->suffix, &t->n_suffix, f->e);
@@ -527,7 +528,7 @@ static int load_bpe(struct tokenizer *t, struct file *f, bool norm_bytes, bool b
     if (t->byte_fallback)
         mark_byte_tokens(t);
     bool bytes = byte_level && !t->n_cont && !t->n_suffix && hf_decoder_is_bytes(f->decoder_v) &&
-                 has_all_bytes(f);
+                 has_all_bytes(f) && !(t->split && split_marks_bytes(t->split));
     t->model = bytes ? TOK_BPE : TOK_CHAR_BPE;
     if (bytes)
         rc = hf_split_to_bytes(t, norm_bytes, f->e);
@@ -547,7 +548,7 @@ static int load_unigram(struct tokenizer *t, struct file *f)
     t->unk = unk < 0 ? TOKEN_NONE : (uint32_t)unk;
     if (t->byte_fallback)
         mark_byte_tokens(t);
-    return tok_unigram_load(t, f->e);
+    return tok_unigram_load(t, true, f->e);
 }
 
 static int load_words(struct tokenizer *t, struct file *f, bool pieces)
@@ -592,6 +593,10 @@ static int load(struct tokenizer *t, struct file *f)
     byte_level = norm_bytes;
     if (rc == 0)
         rc = hf_pre_tokenizer(t, f->pre_v, &byte_level, f->e);
+    if (rc == 0 && norm_bytes && t->split && split_puts_first(t->split))
+        rc = err_set(f->e, Q_EUNSUPPORTED,
+                     "Metaspace with prepend_scheme first after a ByteLevel normalizer is not "
+                     "supported");
     if (rc == 0)
         rc = make_vocab(t, f);
     if (rc)

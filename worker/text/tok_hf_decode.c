@@ -36,6 +36,8 @@ struct chain {
     struct dec_step step[MAX_STEPS];
     unsigned n;
     bool fused; /* the steps that follow see one text */
+    /* What came: tokens are no longer each by itself, or which is first or last is another. */
+    bool bytes, ctc, suffix;
     struct tok_deco *deco;
 };
 
@@ -59,6 +61,8 @@ static int add_strip(struct chain *ch, const struct jv *v, struct dec_step *st, 
     st->kind = DEC_STRIP;
     st->start = (unsigned)start;
     st->stop = (unsigned)stop;
+    if (!ch->fused && ch->bytes)
+        return unsupported("Strip between ByteFallback and Fuse", e);
     if (!ch->fused)
         return 0;
     /* Of the whole text: the stream does it. */
@@ -82,6 +86,8 @@ static int add_replace(struct chain *ch, const struct jv *v, struct dec_step *st
     set_text(jv_get(v, "content"), &st->to, &st->n_to);
     if (ch->fused && utf8_decode(st->text, st->n_text, &cp) != st->n_text)
         return unsupported("Replace of several characters after Fuse", e);
+    if (ch->bytes && st->n_text != 1)
+        return unsupported("Replace of several bytes after ByteFallback", e);
     return 0;
 }
 
@@ -97,6 +103,8 @@ static int add_decoder(struct chain *ch, const struct jv *v, int depth, struct e
             rc = add_decoder(ch, jv_at(list, i), depth - 1, e);
         return rc;
     }
+    if (ch->suffix && strcmp(type, "Fuse") != 0)
+        return unsupported("Sequence with other steps after BPEDecoder", e);
     if (strcmp(type, "Fuse") == 0) {
         ch->fused = true;
         return 0;
@@ -111,11 +119,16 @@ static int add_decoder(struct chain *ch, const struct jv *v, int depth, struct e
         return add_replace(ch, v, st, e);
     if (ch->fused)
         return unsupported("Sequence with other steps after Fuse", e);
+    if (ch->bytes)
+        return unsupported("Sequence with other steps after ByteFallback", e);
+    if (ch->ctc)
+        return unsupported("Sequence with other steps after CTC", e);
     if (strcmp(type, "ByteLevel") == 0) {
         st->kind = DEC_BYTES;
         ch->fused = true;
     } else if (strcmp(type, "ByteFallback") == 0) {
         st->kind = DEC_FALLBACK;
+        ch->bytes = true;
     } else if (strcmp(type, "Metaspace") == 0) {
         st->kind = DEC_METASPACE;
         scheme = jv_str(jv_get(v, "prepend_scheme"), "always");
@@ -130,8 +143,11 @@ static int add_decoder(struct chain *ch, const struct jv *v, int depth, struct e
     } else if (strcmp(type, "BPEDecoder") == 0) {
         st->kind = DEC_SUFFIX;
         set_text(jv_get(v, "suffix"), &st->text, &st->n_text);
-        ch->deco->hold_space = true;
+        ch->suffix = ch->deco->hold_space = ch->deco->hold_some = true;
     } else if (strcmp(type, "CTC") == 0) {
+        if (ch->n > 1) /* equal tokens are told by their texts */
+            return unsupported("Sequence with CTC after other steps", e);
+        ch->ctc = true;
         st->kind = DEC_CTC;
         set_text(jv_get(v, "pad_token"), &st->text, &st->n_text);
         set_text(jv_get(v, "word_delimiter_token"), &st->to, &st->n_to);
@@ -263,7 +279,20 @@ static void apply(const struct dec_step *st, bool first, const struct buf *in, s
     }
 }
 
-static int run_chain(const struct chain *ch, const struct tokenizer *t, bool first,
+/* BPEDecoder: the suffix is nothing in the last token of a text and else a space, which is held. */
+static int mark_suffix(const struct dec_step *st, const struct buf *in, uint8_t *flag,
+                       struct err *e)
+{
+    const char *s = buf_cstr(in);
+    const char *at = st->n_text ? memmem(s, in->len, st->text, st->n_text) : NULL;
+    if (st->n_text == 0 || (at && at + st->n_text != s + in->len))
+        return unsupported("BPEDecoder whose suffix is not only at the ends of tokens", e);
+    if (at)
+        *flag |= FLAG_SPACE;
+    return 0;
+}
+
+static int run_chain(const struct chain *ch, struct tokenizer *t, bool first,
                      struct tok_strings *to, struct err *e)
 {
     struct buf b[3];
@@ -276,13 +305,17 @@ static int run_chain(const struct chain *ch, const struct tokenizer *t, bool fir
         struct buf *in = &b[0], *out = &b[1];
         buf_clear(in);
         buf_put(in, s, n);
-        for (unsigned k = 0; k < ch->n && n > 0; k++) {
+        for (unsigned k = 0; k < ch->n && n > 0 && rc == 0; k++) {
             struct buf *swap = in;
             buf_clear(out);
+            if (ch->step[k].kind == DEC_SUFFIX)
+                rc = mark_suffix(&ch->step[k], in, &t->flag[id], e);
             apply(&ch->step[k], first, in, out, &b[2]);
             in = out;
             out = swap;
         }
+        if (rc)
+            break;
         rc = b[0].failed || b[1].failed || b[2].failed
                  ? err_set(e, Q_ENOMEM, "no memory for the vocabulary")
                  : tok_strings_add(to, buf_cstr(in), in->len, e);

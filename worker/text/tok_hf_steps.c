@@ -378,11 +378,19 @@ static int put_around(struct tokenizer *t, bool tail, uint64_t id, struct err *e
     return 0;
 }
 
+/* The package puts what the next one adds around each part of what the last one made. */
+static int only_one(const struct tokenizer *t, struct err *e)
+{
+    return t->n_head || t->n_tail
+               ? unsupported("post_processor", "Sequence of several that add tokens", e)
+               : 0;
+}
+
 static int read_template(struct tokenizer *t, const struct jv *v, struct err *e)
 {
     const struct jv *single = jv_get(v, "single"), *known = jv_get(v, "special_tokens");
     bool after = false;
-    int rc = 0;
+    int rc = only_one(t, e);
     for (size_t i = 0; i < jv_len(single) && rc == 0; i++) {
         const struct jv *part = jv_at(single, i), *special = jv_get(part, "SpecialToken");
         if (jv_get(part, "Sequence")) {
@@ -418,7 +426,9 @@ static int add_post(struct tokenizer *t, const struct jv *v, int depth, struct e
     if (strcmp(type, "TemplateProcessing") == 0)
         return read_template(t, v, e);
     if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0) {
-        rc = put_around(t, false, (uint64_t)jv_int(jv_at(jv_get(v, "cls"), 1), -1), e);
+        rc = only_one(t, e);
+        if (rc == 0)
+            rc = put_around(t, false, (uint64_t)jv_int(jv_at(jv_get(v, "cls"), 1), -1), e);
         return rc ? rc : put_around(t, true, (uint64_t)jv_int(jv_at(jv_get(v, "sep"), 1), -1), e);
     }
     return unsupported("post_processor", type, e);

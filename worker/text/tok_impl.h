@@ -81,7 +81,8 @@ enum {
     FLAG_WORD = 4,       /* not inside a word */
     FLAG_NORMALIZED = 8, /* looked for in the normalised text */
     FLAG_ADDED = 16,     /* stands in added_tokens */
-    FLAG_MODEL = 32      /* and in the model's vocabulary */
+    FLAG_MODEL = 32,     /* and in the model's vocabulary */
+    FLAG_SPACE = 64      /* its last space goes at the end of a text (deco.hold_some) */
 };
 
 /* A trie of bytes for Unigram; the children of a node lie side by side. */
@@ -102,6 +103,7 @@ struct tok_deco {
     char strip; /* up to n_strip of these go from the start of a text */
     unsigned n_strip;
     bool hold_space; /* one space at the end of a text goes */
+    bool hold_some;  /* only where the last token has FLAG_SPACE */
     bool shows_unk;  /* the unknown token is printed */
     bool no_repeat;  /* CTC: a token right after itself is nothing */
 };
@@ -207,11 +209,7 @@ static inline bool tok_same(const char *a, const char *b, size_t n)
 }
 
 /* Does the model itself know this token? */
-static inline bool tok_in_model(const struct tokenizer *t, uint32_t id)
-{
-    return t->type[id] != TOK_CONTROL && t->type[id] != TOK_UNKNOWN && t->type[id] != TOK_SHOWN &&
-           (t->flag[id] & (FLAG_ADDED | FLAG_MODEL)) != FLAG_ADDED;
-}
+bool tok_in_model(const struct tokenizer *t, uint32_t id);
 
 /* ---- tok_vocab.c ---- */
 Q_MUST_CHECK int tok_strings_add(struct tok_strings *s, const char *p, size_t n, struct err *e);
@@ -301,6 +299,7 @@ Q_MUST_CHECK int tok_merge_all(const struct tokenizer *t, struct tok_work *w, co
 struct tok_merges {
     int (*next)(struct tok_merges *m, struct gguf_str *left, struct gguf_str *right, struct err *e);
     uint32_t n; /* at most */
+    bool last;  /* of equal pairs the last one counts */
 };
 /* The merges of a GGUF file. */
 struct tok_gguf_merges {
@@ -326,7 +325,8 @@ static inline uint32_t tok_merge_home(uint32_t left, uint32_t right)
 /* The entry of a pair; rank TOK_NO_PAIR: none. */
 const struct tok_merge *tok_merge_find(const struct tokenizer *t, uint32_t left, uint32_t right);
 Q_MUST_CHECK int tok_merge_table(struct tokenizer *t, uint32_t n, struct err *e);
-void tok_merge_put(struct tokenizer *t, const struct tok_merge *m);
+/* last: of equal pairs the last one counts, else the first. */
+void tok_merge_put(struct tokenizer *t, const struct tok_merge *m, bool last);
 
 Q_MUST_CHECK int tok_spm_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e);
 /* The file's scores, malloc'ed. */
@@ -341,8 +341,8 @@ Q_MUST_CHECK int tok_spm_encode(const struct tokenizer *t, const char *s, size_t
 Q_MUST_CHECK int tok_spm_encode_marked(const struct tokenizer *t, const char *s, size_t n,
                                        struct tok_work *w, struct token_list *out, struct err *e);
 
-/* t->score is set. Fills bytes, map and trie. */
-Q_MUST_CHECK int tok_unigram_load(struct tokenizer *t, struct err *e);
+/* t->score is set. Fills bytes, map and trie. written: a text "<0x41>" gives that byte's token. */
+Q_MUST_CHECK int tok_unigram_load(struct tokenizer *t, bool written, struct err *e);
 Q_MUST_CHECK int tok_unigram_encode(const struct tokenizer *t, const char *s, size_t n,
                                     struct tok_work *w, struct token_list *out, struct err *e);
 Q_MUST_CHECK int tok_unigram_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e);

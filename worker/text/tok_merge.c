@@ -162,9 +162,9 @@ const struct tok_merge *tok_merge_find(const struct tokenizer *t, uint32_t left,
     return &t->merges[slot_of(t, left, right)];
 }
 
-void tok_merge_put(struct tokenizer *t, const struct tok_merge *m)
+void tok_merge_put(struct tokenizer *t, const struct tok_merge *m, bool last)
 {
     struct tok_merge *at = &t->merges[slot_of(t, m->left, m->right)];
-    if (at->left == EMPTY)
+    if (at->left == EMPTY || last)
         *at = *m;
 }

@@ -127,22 +127,32 @@ static void each_nonspacing(const struct norm_step *st, struct uni_char c, const
         buf_put(out, s, c.len);
 }
 
-static int each(each_fn *fn, const struct norm_step *st, const char *s, size_t n, struct buf *out)
+static int each(each_fn *fn, const struct norm_step *st, const char *s, size_t n, struct buf *out,
+                bool *moved)
 {
     if (buf_reserve(out, n))
         return Q_ENOMEM;
     for (size_t i = 0; i < n;) {
         struct uni_char c = uni_next(s + i, n - i);
         fn(st, c, s + i, out);
+        *moved |= out->len == 0; /* the first characters are dropped */
         i += c.len;
     }
     return out->failed ? Q_ENOMEM : 0;
 }
 
-static int replace_text(const struct norm_step *st, const char *s, size_t n, struct buf *out)
+/* Is what goes from the beginning more than a character, or is nothing put in its place? */
+static bool moves(const struct norm_step *st, const char *s, size_t start, size_t end)
 {
-    const char *p;
+    return start == 0 && end > 0 && (st->n_to == 0 || uni_next(s, end).len < end);
+}
+
+static int replace_text(const struct norm_step *st, const char *s, size_t n, struct buf *out,
+                        bool *moved)
+{
+    const char *p, *begin = s;
     while (st->n_text && (p = memmem(s, n, st->text, st->n_text)) != NULL) {
+        *moved |= moves(st, s, (size_t)(p - begin), (size_t)(p - begin) + st->n_text);
         buf_put(out, s, (size_t)(p - s));
         buf_put(out, st->to, st->n_to);
         n -= (size_t)(p - s) + st->n_text;
@@ -152,12 +162,13 @@ static int replace_text(const struct norm_step *st, const char *s, size_t n, str
 }
 
 static int replace_regex(const struct norm_step *st, const char *s, size_t n, struct buf *out,
-                         struct err *e)
+                         bool *moved, struct err *e)
 {
     struct rx_text t = {0};
     size_t done = 0, from = 0, start, end;
     int rc = rx_text_set(&t, st->rx, s, n, e), found = 0;
     while (rc == 0 && from <= n && (found = rx_find(st->rx, &t, from, &start, &end)) == 1) {
+        *moved |= moves(st, s, start, end);
         buf_put(out, s + done, start - done);
         buf_put(out, st->to, st->n_to);
         done = end;
@@ -171,7 +182,7 @@ static int replace_regex(const struct norm_step *st, const char *s, size_t n, st
     return rc;
 }
 
-static int strip(const struct norm_step *st, const char *s, size_t n, struct buf *out)
+static int strip(const struct norm_step *st, const char *s, size_t n, struct buf *out, bool *moved)
 {
     size_t from = 0, to = 0;
     bool begun = !st->left;
@@ -186,6 +197,7 @@ static int strip(const struct norm_step *st, const char *s, size_t n, struct buf
         if (!space || !st->right)
             to = i;
     }
+    *moved |= from > 0;
     if (!begun || to < from)
         return 0;
     return buf_put(out, s + from, to - from);
@@ -216,20 +228,20 @@ static int replace_graphemes(const struct norm_step *st, const char *s, size_t n
     return out->failed ? Q_ENOMEM : 0;
 }
 
-static int bert(const struct norm_step *st, const char *s, size_t n, struct buf *out)
+static int bert(const struct norm_step *st, const char *s, size_t n, struct buf *out, bool *moved)
 {
     struct buf a, b;
     buf_init(&a, out->max);
     buf_init(&b, out->max);
-    int rc = each(each_clean, st, s, n, &a);
+    int rc = each(each_clean, st, s, n, &a, moved);
     if (rc == 0 && st->accents) {
         rc = uni_normal(UNI_NFD, buf_cstr(&a), a.len, &b);
         buf_clear(&a);
         if (rc == 0)
-            rc = each(each_nonspacing, st, buf_cstr(&b), b.len, &a);
+            rc = each(each_nonspacing, st, buf_cstr(&b), b.len, &a, moved);
     }
     if (rc == 0)
-        rc = st->lower ? each(each_lower, st, buf_cstr(&a), a.len, out)
+        rc = st->lower ? each(each_lower, st, buf_cstr(&a), a.len, out, moved)
                        : buf_put(out, buf_cstr(&a), a.len);
     buf_fini(&a);
     buf_fini(&b);
@@ -237,7 +249,7 @@ static int bert(const struct norm_step *st, const char *s, size_t n, struct buf 
 }
 
 static int one_step(const struct norm_step *st, const char *s, size_t n, struct buf *out,
-                    struct err *e)
+                    bool *moved, struct err *e)
 {
     switch (st->kind) {
     case NORM_NFC:
@@ -249,25 +261,25 @@ static int one_step(const struct norm_step *st, const char *s, size_t n, struct 
     case NORM_NFKD:
         return uni_normal(UNI_NFKD, s, n, out);
     case NORM_LOWER:
-        return each(each_lower, st, s, n, out);
+        return each(each_lower, st, s, n, out, moved);
     case NORM_STRIP_ACCENTS:
-        return each(each_accent, st, s, n, out);
+        return each(each_accent, st, s, n, out, moved);
     case NORM_REPLACE:
-        return replace_text(st, s, n, out);
+        return replace_text(st, s, n, out, moved);
     case NORM_REPLACE_REGEX:
-        return replace_regex(st, s, n, out, e);
+        return replace_regex(st, s, n, out, moved, e);
     case NORM_PREPEND:
         if (n > 0)
             buf_put(out, st->text, st->n_text);
         return buf_put(out, s, n);
     case NORM_STRIP:
-        return strip(st, s, n, out);
+        return strip(st, s, n, out, moved);
     case NORM_BERT:
-        return bert(st, s, n, out);
+        return bert(st, s, n, out, moved);
     case NORM_CHARSMAP:
         return replace_graphemes(st, s, n, out);
     case NORM_NMT:
-        return each(each_nmt, st, s, n, out);
+        return each(each_nmt, st, s, n, out, moved);
     case NORM_BYTE_LEVEL:
         return byte_chars_put(s, n, out);
     }
@@ -309,15 +321,16 @@ static bool is_idle(const struct norm_step *st, const char *s, size_t n)
 }
 
 int norm_run(const struct tok_norm *m, const char *s, size_t n, struct buf *a, struct buf *b,
-             const char **out, size_t *n_out, struct err *e)
+             const char **out, size_t *n_out, bool *moved, struct err *e)
 {
+    *moved = false;
     for (unsigned i = 0; i < m->n && n > 0; i++) {
         const struct norm_step *st = &m->step[i];
         if (is_idle(st, s, n))
             continue;
         struct buf *to = s == a->data ? b : a;
         buf_clear(to);
-        int rc = one_step(st, s, n, to, e);
+        int rc = one_step(st, s, n, to, moved, e);
         if (rc == Q_ENOMEM || to->failed)
             return err_set(e, Q_ENOMEM, "no memory to tokenise %zu bytes", n);
         if (rc)

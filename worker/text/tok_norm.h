@@ -68,9 +68,11 @@ struct tok_norm {
 };
 void norm_close(struct tok_norm *m); /* frees it; NULL is fine */
 
-/* Normalise s[0..n): *out points to s itself where nothing changed, else into a or b. */
+/* Normalise s[0..n): *out points to s itself where nothing changed, else into a or b. moved: what
+ * is first now was not at the beginning, the package says, so nothing goes before it. */
 Q_MUST_CHECK int norm_run(const struct tok_norm *m, const char *s, size_t n, struct buf *a,
-                          struct buf *b, const char **out, size_t *n_out, struct err *e);
+                          struct buf *b, const char **out, size_t *n_out, bool *moved,
+                          struct err *e);
 
 /* The character by which byte-level vocabularies write a byte. */
 uint32_t byte_char(unsigned char byte);

@@ -32,10 +32,10 @@ int rx_set_intersect(struct rx_set *a, const struct rx_set *b); /* a = a and b; 
 int rx_set_fold(struct rx_set *s); /* add the other cases of what is in the (tidy) set */
 /* Add all of a general category: two letters, or one and 0. */
 int rx_set_category(struct rx_set *s, char a, char b);
-int rx_set_space(struct rx_set *s); /* what \s means */
-int rx_set_word(struct rx_set *s);  /* what \w means */
+int rx_set_space(struct rx_set *s);               /* what \s means */
+int rx_set_word(struct rx_set *s, bool in_class); /* what \w means, or [\w] */
 /* Add what a name behind \p or within [: :] means; 1: there is no such name. */
-int rx_set_named(struct rx_set *s, const char *name, size_t n);
+int rx_set_named(struct rx_set *s, const char *name, size_t n, bool posix);
 
 enum rx_kind {
     RX_EMPTY,

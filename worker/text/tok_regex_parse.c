@@ -5,6 +5,7 @@
 #include "base/num.h"
 #include "base/utf8.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -153,7 +154,7 @@ static int read_property(struct parser *p, bool neg, struct rx_set *s)
     } else {
         return invalid(p, "\\p without a name");
     }
-    int rc = rx_set_named(&named, name, n);
+    int rc = rx_set_named(&named, name, n, false);
     if (rc == 1)
         rc = err_set(p->e, Q_EUNSUPPORTED,
                      "\\p{%.*s} in a pre-tokeniser's regular expression is not known",
@@ -168,7 +169,7 @@ static int read_property(struct parser *p, bool neg, struct rx_set *s)
 }
 
 /* A class written with one letter after '\'; 1: it is none. */
-static int read_class_escape(struct parser *p, char c, struct rx_set *s)
+static int read_class_escape(struct parser *p, char c, bool in_class, struct rx_set *s)
 {
     struct rx_set one = {0};
     int rc = 1;
@@ -180,7 +181,7 @@ static int read_class_escape(struct parser *p, char c, struct rx_set *s)
         rc = rx_set_category(&one, 'N', 'd');
         break;
     case 'w':
-        rc = rx_set_word(&one);
+        rc = rx_set_word(&one, in_class);
         break;
     case 'h':
         rc = rx_set_add(&one, '0', '9') || rx_set_add(&one, 'a', 'f') || rx_set_add(&one, 'A', 'F');
@@ -265,11 +266,15 @@ static int class_item(struct parser *p, struct rx_set *out, uint32_t *cp, bool *
         struct rx_set named = {0};
         if (!close)
             return invalid(p, "[: without :]");
-        int rc = rx_set_named(&named, p->s, (size_t)(close - p->s));
+        const char *name = p->s;
+        int rc = rx_set_named(&named, name, (size_t)(close - name), true);
         p->s = close + 2;
-        if (rc == 1)
-            rc = invalid(p, "an unknown [:name:]");
-        else if (rc)
+        if (rc == 1) {
+            char what[32];
+            snprintf(what, sizeof(what), "[:%.*s:]", (int)NUM_MIN(close - name, 20), name);
+            rc = unsupported(p, what);
+        }
+        if (rc == Q_ENOMEM)
             rc = no_memory(p->e);
         rx_set_tidy(&named);
         if (rc == 0 && ((neg && rx_set_negate(&named)) || rx_set_join(out, &named)))
@@ -288,7 +293,7 @@ static int class_item(struct parser *p, struct rx_set *out, uint32_t *cp, bool *
     if (eat(p, "\\")) {
         if (p->s < p->end) {
             char c = *p->s++;
-            int rc = read_class_escape(p, c, out);
+            int rc = read_class_escape(p, c, true, out);
             if (rc != 1)
                 return rc;
             p->s--;
@@ -383,7 +388,7 @@ static int add_boundary(struct parser *p, bool neg, uint32_t *out)
 {
     struct rx_set w = {0};
     uint32_t set, pair[2];
-    if (rx_set_word(&w)) {
+    if (rx_set_word(&w, false)) {
         free(w.r);
         return no_memory(p->e);
     }
@@ -563,7 +568,7 @@ static int parse_atom(struct parser *p, uint32_t *out)
     if (eat(p, "\\")) {
         if (p->s < p->end) {
             char c = *p->s++;
-            rc = read_class_escape(p, c, &s);
+            rc = read_class_escape(p, c, false, &s);
             if (rc == 0)
                 return add_set_node(p, RX_SET, &s, false, out);
             free(s.r);

@@ -158,11 +158,12 @@ int rx_set_space(struct rx_set *s)
     return rc ? rc : rx_set_category(s, 'Z', 0);
 }
 
-int rx_set_word(struct rx_set *s)
+int rx_set_word(struct rx_set *s, bool in_class)
 {
     size_t n;
     const struct uni_run *runs = uni_runs(&n);
-    /* Alphabetic symbols, and Latin-1's superscripts and fractions, which Oniguruma counts. */
+    /* Alphabetic symbols, and Latin-1's superscripts and fractions, which Oniguruma counts
+     * outside of brackets. */
     static const uint32_t odd[][2] = {{0x24B6, 0x24E9},   {0x1F130, 0x1F149}, {0x1F150, 0x1F169},
                                       {0x1F170, 0x1F189}, {0xB2, 0xB3},       {0xB9, 0xB9},
                                       {0xBC, 0xBE}};
@@ -173,32 +174,47 @@ int rx_set_word(struct rx_set *s)
             c == UNI_CAT('P', 'c'))
             rc = rx_set_add(s, runs[i].from, runs[i + 1].from - 1); /* the last run is not such */
     }
-    for (size_t i = 0; i < NUM_COUNT(odd) && rc == 0; i++)
+    for (size_t i = 0; i < NUM_COUNT(odd) - (in_class ? 3 : 0) && rc == 0; i++)
         rc = rx_set_add(s, odd[i][0], odd[i][1]);
     return rc;
 }
 
-static int add_alnum(struct rx_set *s)
+/* Letters with case: the category, and what Unicode's Other_Uppercase or Other_Lowercase add. */
+static int set_case(struct rx_set *s, bool upper)
 {
-    int rc = rx_set_category(s, 'L', 0);
-    if (rc == 0)
-        rc = rx_set_category(s, 'M', 0);
-    return rc ? rc : rx_set_category(s, 'N', 'd');
+    static const uint32_t more[2][28][2] = {
+        {{0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},     {0x2C0, 0x2C1},
+         {0x2E0, 0x2E4},     {0x345, 0x345},     {0x37A, 0x37A},     {0x10FC, 0x10FC},
+         {0x1D2C, 0x1D6A},   {0x1D78, 0x1D78},   {0x1D9B, 0x1DBF},   {0x2071, 0x2071},
+         {0x207F, 0x207F},   {0x2090, 0x209C},   {0x2170, 0x217F},   {0x24D0, 0x24E9},
+         {0x2C7C, 0x2C7D},   {0xA69C, 0xA69D},   {0xA770, 0xA770},   {0xA7F2, 0xA7F4},
+         {0xA7F8, 0xA7F9},   {0xAB5C, 0xAB5F},   {0xAB69, 0xAB69},   {0x10780, 0x10780},
+         {0x10783, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}, {0x1E030, 0x1E06D}},
+        {{0x2160, 0x216F},
+         {0x24B6, 0x24CF},
+         {0x1F130, 0x1F149},
+         {0x1F150, 0x1F169},
+         {0x1F170, 0x1F189}}};
+    int rc = rx_set_category(s, 'L', upper ? 'u' : 'l');
+    for (size_t i = 0; i < NUM_COUNT(more[0]) && more[upper][i][0] && rc == 0; i++)
+        rc = rx_set_add(s, more[upper][i][0], more[upper][i][1]);
+    return rc;
 }
 
-/* Names after \p and within [: :]. 0, 1: no such name, or a negative code. */
-int rx_set_named(struct rx_set *s, const char *name, size_t n)
+/* Names after \p and, posix, within [: :]. 0, 1: no such name, or a negative code. */
+int rx_set_named(struct rx_set *s, const char *name, size_t n, bool posix)
 {
     static const struct {
         const char *name, *cats; /* categories, two characters each; '*': all */
     } longs[] = {
-        {"letter", "L*"},      {"mark", "M*"},           {"number", "N*"},
-        {"punctuation", "P*"}, {"punct", "P*"},          {"symbol", "S*"},
-        {"separator", "Z*"},   {"other", "C*"},          {"uppercaseletter", "Lu"},
-        {"upper", "Lu"},       {"lower", "Ll"},          {"lowercaseletter", "Ll"},
-        {"uppercase", "Lu"},   {"lowercase", "Ll"},      {"titlecaseletter", "Lt"},
-        {"digit", "Nd"},       {"decimalnumber", "Nd"},  {"cntrl", "Cc"},
-        {"alpha", "L*M*"},     {"alphabetic", "L*M*Nl"}, {"nonspacingmark", "Mn"},
+        {"letter", "L*"},          {"mark", "M*"},
+        {"number", "N*"},          {"punctuation", "P*"},
+        {"punct", "P*"},           {"symbol", "S*"},
+        {"separator", "Z*"},       {"other", "C*"},
+        {"uppercaseletter", "Lu"}, {"titlecaseletter", "Lt"},
+        {"lowercaseletter", "Ll"}, {"digit", "Nd"},
+        {"decimalnumber", "Nd"},   {"cntrl", "Cc"},
+        {"nonspacingmark", "Mn"},
     };
     unsigned script;
     char low[40];
@@ -224,9 +240,13 @@ int rx_set_named(struct rx_set *s, const char *name, size_t n)
     if (strcmp(low, "space") == 0 || strcmp(low, "whitespace") == 0)
         return rx_set_space(s);
     if (strcmp(low, "word") == 0)
-        return rx_set_word(s);
-    if (strcmp(low, "alnum") == 0)
-        return add_alnum(s);
+        return rx_set_word(s, posix);
+    if (strncmp(low, "upper", 5) == 0 && (!low[5] || strcmp(low + 5, "case") == 0))
+        return set_case(s, true);
+    if (strncmp(low, "lower", 5) == 0 && (!low[5] || strcmp(low + 5, "case") == 0))
+        return set_case(s, false);
+    if (posix && strcmp(low, "punct") == 0 && rx_set_category(s, 'S', 0))
+        return Q_ENOMEM;
     for (size_t i = 0; i < NUM_COUNT(longs); i++) {
         if (strcmp(longs[i].name, low) != 0)
             continue;

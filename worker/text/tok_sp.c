@@ -267,7 +267,7 @@ static int finish(struct reader *r)
     if (r->model == 1) {
         t->score = r->score;
         r->score = NULL;
-        rc = tok_unigram_load(t, r->e);
+        rc = tok_unigram_load(t, false, r->e);
     } else {
         rc = tok_spm_load(t, r->score, r->e);
     }

@@ -319,6 +319,26 @@ static int cut(struct run *r, unsigned k, const char *s, size_t n, bool first)
     return rc ? rc : flush(&p);
 }
 
+bool split_puts_first(const struct tok_split *sp)
+{
+    for (unsigned i = 0; i < sp->n; i++) {
+        if (sp->step[i].kind == SPLIT_METASPACE && sp->step[i].scheme == SPLIT_FIRST)
+            return true;
+    }
+    return false;
+}
+
+bool split_marks_bytes(const struct tok_split *sp)
+{
+    bool bytes = false;
+    for (unsigned i = 0; i < sp->n; i++) {
+        bytes |= sp->step[i].kind == SPLIT_MAP;
+        if (bytes && sp->step[i].kind == SPLIT_METASPACE)
+            return true;
+    }
+    return false;
+}
+
 int split_run(const struct tok_split *sp, struct split_work *w, const char *s, size_t n, bool first,
               pre_emit_fn *emit, void *ctx, struct err *e)
 {

@@ -59,6 +59,12 @@ struct split_work {
 };
 void split_work_fini(struct split_work *w);
 
+/* Does a step put a mark before the first piece of a text only? */
+bool split_puts_first(const struct tok_split *sp);
+
+/* Are marks put between characters that stand for bytes? */
+bool split_marks_bytes(const struct tok_split *sp);
+
 /* Emit the pieces of s[0..n); first: it is the beginning of the whole text. */
 Q_MUST_CHECK int split_run(const struct tok_split *sp, struct split_work *w, const char *s,
                            size_t n, bool first, pre_emit_fn *emit, void *ctx, struct err *e);

@@ -118,7 +118,7 @@ static int build_trie(struct tokenizer *t, uint32_t *ids, uint32_t n, struct err
     return rc;
 }
 
-int tok_unigram_load(struct tokenizer *t, struct err *e)
+int tok_unigram_load(struct tokenizer *t, bool written, struct err *e)
 {
     double least = 0;
     uint32_t n = 0, *ids = malloc((t->n_vocab + 1) * sizeof(*ids));
@@ -131,7 +131,7 @@ int tok_unigram_load(struct tokenizer *t, struct err *e)
             rc = err_set(e, Q_EINVAL, "token %u has no finite score", i);
             break;
         }
-        if (tok_in_model(t, i) && (t->type[i] == TOK_NORMAL || t->type[i] == TOK_USER)) {
+        if (tok_in_model(t, i) && t->type[i] != TOK_UNUSED && (written || t->type[i] != TOK_BYTE)) {
             if (!any || t->score[i] < least)
                 least = t->score[i];
             any = true;
@@ -151,7 +151,7 @@ int tok_unigram_load(struct tokenizer *t, struct err *e)
 int tok_unigram_load_gguf(struct tokenizer *t, const struct gguf *g, struct err *e)
 {
     int rc = tok_scores_gguf(t, g, &t->score, e);
-    return rc ? rc : tok_unigram_load(t, e);
+    return rc ? rc : tok_unigram_load(t, false, e);
 }
 
 /* ---- the best way through a text ---- */
@@ -198,7 +198,7 @@ static void walk(const struct tokenizer *t, const char *s, size_t n, struct tok_
             uint32_t id = tr->node[node].id;
             if (id == TOKEN_NONE)
                 continue;
-            offer(t, &path[k + 1], sum, t->score[id], id, i);
+            offer(t, &path[k + 1], sum, t->score[id], id == t->unk ? UNKNOWN : id, i);
             single |= k + 1 - i == len;
         }
         if (!single)

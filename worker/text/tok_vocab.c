@@ -377,7 +377,7 @@ static int load_eog(struct tokenizer *t, const struct gguf *g, struct err *e)
     return 0;
 }
 
-/* Places k in set->ids / texts, by text and then id. */
+/* Places k in set->ids / texts, by text and then as they were put. */
 static int compare_texts(const void *pa, const void *pb, void *ctx)
 {
     const struct tok_special *set = ctx;
@@ -390,7 +390,7 @@ static int compare_texts(const void *pa, const void *pb, void *ctx)
         return c;
     if (na != nb)
         return na < nb ? -1 : 1;
-    return set->ids[a] < set->ids[b] ? -1 : set->ids[a] > set->ids[b];
+    return a < b ? -1 : a > b;
 }
 
 static bool same_text(const struct tok_special *set, uint32_t a, uint32_t b)
@@ -418,7 +418,7 @@ int tok_special_sort(struct tokenizer *t, struct tok_special *set, struct err *e
         uint32_t id = set->ids[order[i]], text = set->texts[order[i]];
         size_t len;
         const char *s = tok_str(set->from, text, &len);
-        /* Of equal texts only the first id can be meant. */
+        /* Of equal texts only the first can be meant. */
         if (len == 0 || (n > 0 && same_text(set, texts[n - 1], text)))
             continue;
         set->first[1][(unsigned char)s[0]] = true;
@@ -665,6 +665,31 @@ static int add_bytes(struct tokenizer *t, const char *s, size_t n, struct buf *t
     if (tmp->failed)
         return err_set(e, Q_ENOMEM, "no memory for the vocabulary");
     return tok_strings_add(&t->bytes, buf_cstr(tmp), tmp->len, e);
+}
+
+/* One character, or letters and digits alone: no mark that a template writes. */
+static bool is_plain_text(const char *s, size_t n)
+{
+    bool words = true;
+    for (size_t i = 0; i < n;) {
+        struct uni_char c = uni_next(s + i, n - i);
+        words = words && (c.cls & (UNI_L | UNI_N));
+        if (i == 0 && c.len == n)
+            return true;
+        i += c.len;
+    }
+    return words;
+}
+
+bool tok_in_model(const struct tokenizer *t, uint32_t id)
+{
+    size_t n;
+    const char *s = tok_str(&t->text, id, &n);
+    if ((t->flag[id] & (FLAG_ADDED | FLAG_MODEL)) == FLAG_ADDED)
+        return false;
+    if (t->type[id] == TOK_CONTROL) /* no text gives the marks of a template */
+        return (t->flag[id] & FLAG_MODEL) && is_plain_text(s, n);
+    return t->type[id] != TOK_UNKNOWN && t->type[id] != TOK_SHOWN;
 }
 
 static int add_text(struct tokenizer *t, uint32_t id, uint8_t *plain, struct buf *tmp,

@@ -303,7 +303,7 @@ static int encode_level(struct encoder *en, unsigned level, const char *s, size_
     int (*put)(struct encoder *, const char *, size_t, unsigned) =
         level == 0 ? put_fragment : put_normal;
     unsigned before = place & (AT_START | AFTER_CONTROL);
-    size_t done = 0, pos = 0;
+    size_t done = 0, pos = 0, spaces = 0; /* spaces: s[pos..spaces) is whitespace */
     int rc = 0;
     while (rc == 0 && pos < n && set->n > 0) {
         size_t len = 0, start = pos, stop;
@@ -317,14 +317,17 @@ static int encode_level(struct encoder *en, unsigned level, const char *s, size_
         if ((flag & FLAG_WORD) && (is_word_before(s, start) || is_word_after(s, n, stop)))
             continue;
         if (flag & FLAG_LSTRIP)
-            start = space_before(s, start, done);
+            start = start < done ? done : space_before(s, start, done);
         if (flag & FLAG_RSTRIP)
-            stop = space_after(s, n, stop);
+            stop = spaces = stop < spaces ? spaces : space_after(s, n, stop);
         bool control = t->type[id] != TOK_USER;
-        rc = put(en, s + done, start - done, before | (control ? BEFORE_CONTROL : 0));
-        if (rc == 0)
+        if (start > done)
+            rc = put(en, s + done, start - done, before | (control ? BEFORE_CONTROL : 0));
+        /* A token of whitespace inside what the last one took counts all the same, unless it
+         * takes what is before it. */
+        if (rc == 0 && start < stop)
             rc = tok_push(en->out, id, en->e);
-        pos = done = stop;
+        done = stop;
         before = control ? AFTER_CONTROL : 0;
     }
     if (rc == 0)
@@ -359,9 +362,12 @@ static int put_fragment(struct encoder *en, const char *s, size_t n, unsigned pl
         return put_normal(en, buf_cstr(&en->a), en->a.len, place);
     }
     if (t->norm) {
-        int rc = norm_run(t->norm, s, n, &en->a, &en->b, &s, &n, en->e);
+        bool moved = false;
+        int rc = norm_run(t->norm, s, n, &en->a, &en->b, &s, &n, &moved, en->e);
         if (rc)
             return rc;
+        if (moved)
+            place &= ~(unsigned)AT_START;
     }
     if (t->special[1].n == 0)
         return put_normal(en, s, n, place);
@@ -379,9 +385,10 @@ static int put_head(const struct encoder *en, const char *s, size_t n)
 {
     const struct tokenizer *t = en->t;
     size_t len = 0;
-    if (t->n_head == 1 && n > 0 && en->control &&
-        tok_special_match(t, &t->special[0], s, n, true, &len) == t->head[0])
-        return 0;
+    for (int i = 0; i < (t->norm ? 1 : 2) && t->n_head == 1 && n > 0 && en->control; i++) {
+        if (tok_special_match(t, &t->special[i], s, n, true, &len) == t->head[0])
+            return 0;
+    }
     int rc = 0;
     for (unsigned i = 0; i < t->n_head && rc == 0; i++)
         rc = tok_push(en->out, t->head[i], en->e);
@@ -553,7 +560,7 @@ int detok_put(struct detok *d, uint32_t id, struct buf *out)
     if (t->deco.hold_space) {
         if (d->space && put_bytes(d, " ", 1, out))
             return Q_ENOMEM;
-        d->space = s[n - 1] == ' ';
+        d->space = s[n - 1] == ' ' && (!t->deco.hold_some || (t->flag[id] & FLAG_SPACE));
         n -= d->space;
     }
     return put_bytes(d, s, n, out);
