@@ -260,7 +260,10 @@ static void fault_of(const struct oa_job *j, int code, const char *text, struct 
         f->code = "model_not_found";
         f->type = "invalid_request_error";
     } else if (code == Q_EUNAVAILABLE) {
-        f->code = strstr(text, "loading") ? "model_loading" : "overloaded";
+        f->code = strstr(text, "loading")         ? "model_loading"
+                  : strstr(text, "was lost")      ? "replica_lost"
+                  : strstr(text, "shutting down") ? "shutting_down"
+                                                  : "overloaded";
     } else if (code == Q_EINVAL) {
         api_fault_param_of_text(f);
         if (j->chat && strcmp(f->param, "prompt") == 0)

@@ -3,7 +3,11 @@
  *
  * One internal request and one internal event stream serve all dialects. Loop thread only;
  * RPC events are posted to the loop. A request is routed to the least-loaded ready replica of
- * its model; load is counted when the replica is chosen and released exactly once. */
+ * its model; load is counted when the replica is chosen and released exactly once.
+ *
+ * A replica that is lost takes no answer with it: what has been told is kept (journal.h), another
+ * replica, or the same one once it is back, goes on with the next token, and the caller sees one
+ * unbroken row of events. An answer is moved twice at most. */
 #ifndef QUIRE_GATEWAY_GATEWAY_H
 #define QUIRE_GATEWAY_GATEWAY_H
 
@@ -29,6 +33,9 @@ struct control_observer gateway_observer(struct gateway *g);
 /* Where failures of replicas are reported; set once control exists. */
 void gateway_set_control(struct gateway *g, struct control *c);
 
+/* How long a call that lost its replica waits for one that can take it over; 30 s unless set. */
+void gateway_set_patience(struct gateway *g, unsigned ms);
+
 struct gateway_events {
     void (*on_started)(void *ctx, const struct Quire__Started *s);
     void (*on_delta)(void *ctx, const struct Quire__Delta *d);
@@ -41,7 +48,8 @@ struct gateway_events {
 };
 
 /* Start. Errors at once: Q_ENOTFOUND (unknown model), Q_EUNAVAILABLE (still loading or no
- * replica), Q_EFULL (request_limits). The request message is packed before this returns.
+ * replica), Q_EFULL (request_limits). The request message is packed before this returns, and
+ * kept for the call's life.
  * `events` is borrowed for the call's life. */
 Q_MUST_CHECK int gateway_generate(struct gateway *g, const char *uid,
                                   const struct Quire__GenerateRequest *req,

@@ -21,6 +21,7 @@ struct router_model {
 struct router {
     struct rpc_loop *rpc;
     struct router_model *models;
+    uint64_t last_serial;
 };
 
 int router_open(struct router **out, struct rpc_loop *rpc, struct err *e)
@@ -121,6 +122,7 @@ int router_up(struct router *r, const char *uid, uint32_t index, uint64_t epoch,
     rep->model = m;
     rep->index = index;
     rep->epoch = epoch;
+    rep->serial = ++r->last_serial;
     rep->address = strdup(address);
     int rc = rep->address ? rpc_channel_open(&rep->channel, r->rpc, address, MAX_MESSAGE_BYTES, e)
                           : err_set(e, Q_ENOMEM, "out of memory");
@@ -158,17 +160,24 @@ void router_gone(struct router *r, const char *uid)
     sweep(r, m);
 }
 
-int router_choose(struct router *r, const char *uid, int64_t limit,
-                  const struct router_replica *except, struct router_replica **out)
+static bool among(uint64_t serial, const uint64_t *v, size_t n)
 {
-    struct router_model *m = find(r, uid);
+    for (size_t i = 0; i < n; i++)
+        if (v[i] == serial)
+            return true;
+    return false;
+}
+
+static int choose(struct router_model *m, int64_t limit, const uint64_t *lost, size_t n_lost,
+                  struct router_replica **out)
+{
     *out = NULL;
     if (!m)
         return Q_ENOTFOUND;
     struct router_replica *best = NULL;
     unsigned n_up = 0, n_equal = 0;
     for (struct router_replica *rep = m->replicas; rep; rep = rep->next) {
-        if (rep->down || rep == except)
+        if (rep->down || among(rep->serial, lost, n_lost))
             continue;
         n_up++;
         if (limit >= 0 && rep->in_flight >= (uint64_t)limit)
@@ -190,11 +199,29 @@ int router_choose(struct router *r, const char *uid, int64_t limit,
         return n_up > 0 ? Q_EFULL : Q_EUNAVAILABLE;
     m->turn++;
     m->in_flight++;
-    m->total++;
     best->in_flight++;
     best->n_streams++;
     *out = best;
     return 0;
+}
+
+int router_choose(struct router *r, const char *uid, int64_t limit, struct router_replica **out)
+{
+    int rc = choose(find(r, uid), limit, NULL, 0, out);
+    if (rc == 0)
+        (*out)->model->total++;
+    return rc;
+}
+
+int router_choose_again(struct router *r, const char *uid, const uint64_t *lost, size_t n_lost,
+                        struct router_replica **out)
+{
+    return choose(find(r, uid), -1, lost, n_lost, out);
+}
+
+bool router_model_gone(const struct router_replica *rep)
+{
+    return rep->model->gone;
 }
 
 void router_release(struct router_replica *rep)
@@ -219,9 +246,4 @@ bool router_load(const struct router *r, const char *uid, struct router_load *ou
     out->in_flight = m->in_flight;
     out->total = m->total;
     return true;
-}
-
-const char *router_uid(const struct router_replica *rep)
-{
-    return rep->model->uid;
 }

@@ -22,11 +22,13 @@ struct router_replica {
     struct router_model *model;
     uint32_t index;
     uint64_t epoch;
+    uint64_t serial; /* of this coming up: no two are alike */
     char *address;
     struct rpc_channel *channel;
     unsigned in_flight; /* requests being answered */
     unsigned n_streams; /* calls whose RPC stream has not closed yet */
     bool suspect;       /* the last call on it broke: chosen only when nothing else is there */
+    bool reported;      /* to control */
     bool down;
 };
 
@@ -39,11 +41,14 @@ Q_MUST_CHECK int router_up(struct router *r, const char *uid, uint32_t index, ui
 void router_down(struct router *r, const char *uid, uint32_t index, uint64_t epoch);
 void router_gone(struct router *r, const char *uid);
 
-/* The least loaded replica of the model, in turns among equals, not `except` (may be NULL).
- * limit < 0: none; else requests per replica. Counts the request and its stream on success.
+/* The least loaded replica of the model, in turns among equals. limit < 0: none; else requests
+ * per replica. Counts the request and its stream on success.
  * Q_ENOTFOUND: no such model here; Q_EUNAVAILABLE: no replica is up; Q_EFULL: all at limit. */
 Q_MUST_CHECK int router_choose(struct router *r, const char *uid, int64_t limit,
-                               const struct router_replica *except, struct router_replica **out);
+                               struct router_replica **out);
+/* Another one for a request that was counted before and has lost these serials. No limit. */
+Q_MUST_CHECK int router_choose_again(struct router *r, const char *uid, const uint64_t *lost,
+                                     size_t n_lost, struct router_replica **out);
 void router_release(struct router_replica *rep);                         /* the request is over */
 void router_stream_closed(struct router *r, struct router_replica *rep); /* may free rep */
 
@@ -52,6 +57,6 @@ struct router_load {
     uint64_t total;
 };
 bool router_load(const struct router *r, const char *uid, struct router_load *out);
-const char *router_uid(const struct router_replica *rep);
+bool router_model_gone(const struct router_replica *rep);
 
 #endif

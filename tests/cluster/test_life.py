@@ -57,28 +57,24 @@ def test_killed_worker_leaves_no_shard_and_a_new_one_takes_over(cluster):
     wait_for("the model answers again on the new worker", answers, 20)
 
 
-def test_killed_shard_is_reported_and_started_again(cluster):
+def test_killed_shard_is_started_again(cluster):
     cluster.start_all()
     cluster.launch(model_name="story")
     text = cluster.complete("story")["text"]
-    errors = []
+    events = []
 
     def long_answer():
-        try:
-            for event in cluster.stream("/v1/completions", dict(
-                    model="story", prompt="Once upon a time", max_tokens=450, ignore_eos=True)):
-                errors.append(event)
-        except OSError as e:
-            errors.append({"error": {"message": str(e)}})
+        for event in cluster.stream("/v1/completions", dict(
+                model="story", prompt="Once upon a time", max_tokens=450, ignore_eos=True)):
+            events.append(event)
     t = threading.Thread(target=long_answer)
     t.start()
-    wait_for("the stream began", lambda: len(errors) > 3)
+    wait_for("the stream began", lambda: len(events) > 3)
     (shard,) = cluster.shards()
     os.kill(shard, signal.SIGKILL)
     killed = time.monotonic()
     t.join(10)
-    assert errors[-1] != "[DONE]" and "error" in errors[-1], errors[-1]
-    assert errors[-1]["error"]["message"]
+    assert events[-1] == "[DONE]" and len(events) > 400  # it goes on there (test_continue.py)
 
     def answers():
         r = cluster.post("/v1/completions", dict(model="story", prompt="Once upon a time",

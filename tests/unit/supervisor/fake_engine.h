@@ -81,6 +81,18 @@ static inline int fake_delta(struct rpc_stream *s, uint32_t choice, const char *
     return rpc_stream_send_msg(s, &ev.base);
 }
 
+/* More text of the token before. */
+static inline void fake_text(struct rpc_stream *s, uint32_t choice, const char *text)
+{
+    Quire__Delta d = QUIRE__DELTA__INIT;
+    Quire__GenerateEvent ev = QUIRE__GENERATE_EVENT__INIT;
+    d.choice = choice;
+    d.text = (char *)(uintptr_t)text;
+    ev.kind_case = QUIRE__GENERATE_EVENT__KIND_DELTA;
+    ev.delta = &d;
+    fake_send(s, &ev);
+}
+
 static inline void fake_finished(struct rpc_stream *s, uint32_t choice, bool length, uint32_t n)
 {
     Quire__Finished f = QUIRE__FINISHED__INIT;
@@ -191,6 +203,26 @@ static inline void fake_answer(struct rpc_stream *s, const Quire__GenerateReques
     rpc_stream_finish(s, RPC_OK, "");
 }
 
+/* LOSE: the same answer, but no replica lives for more than three tokens of a choice. A token
+ * leaves in two Deltas; of the last one before the end only the first comes. */
+static inline void fake_lose(struct rpc_stream *s, const Quire__GenerateRequest *r)
+{
+    uint32_t n = r->max_tokens, n_choices = r->n_choices ? r->n_choices : 1, i;
+    uint32_t from = (uint32_t)r->n_accepted_tokens;
+    fake_started(s, 7);
+    for (i = from; i < n && i < from + 3; i++)
+        for (uint32_t k = 0; k < n_choices; k++) {
+            char text[32];
+            snprintf(text, sizeof text, "%u ", i);
+            fake_delta(s, r->choice_base + k, "w", 100 + i, UINT32_MAX);
+            if (i < from + 2 || i + 1 == n)
+                fake_text(s, r->choice_base + k, text);
+        }
+    for (uint32_t k = 0; i == n && k < n_choices; k++)
+        fake_finished(s, r->choice_base + k, true, n);
+    rpc_stream_finish(s, i == n ? RPC_OK : RPC_UNAVAILABLE, i == n ? "" : "gone");
+}
+
 static inline void fake_message(struct rpc_stream *s, const void *data, size_t n, void *ctx)
 {
     struct fake_call *c = ctx;
@@ -222,6 +254,8 @@ static inline void fake_message(struct rpc_stream *s, const void *data, size_t n
         fake_started(s, 7);
         fake_delta(s, 0, "w0 ", 100, UINT32_MAX);
         rpc_stream_finish(s, RPC_UNAVAILABLE, "gone");
+    } else if (strstr(script, "LOSE")) {
+        fake_lose(s, r);
     } else if (strstr(script, "CALLS") || strstr(script, "MIXED") || strstr(script, "BROKEN")) {
         fake_calls(s, script);
     } else if (strstr(script, "FLOOD")) {

@@ -69,6 +69,7 @@ static inline int setup(void **state)
     assert_int_equal(rpc_loop_open(&fx.rpc, "test", &e), 0);
     fake_engine_start(&fx.engine);
     assert_int_equal(gateway_open(&fx.gw, &fx.loop, fx.rpc, &e), 0);
+    gateway_set_patience(fx.gw, 100);
     gateway_set_control(fx.gw, fake_control());
     struct control_observer obs = gateway_observer(fx.gw);
     n_fake_models = 2;

@@ -334,6 +334,7 @@ static void test_chat_stream(void **state)
     assert_int_equal(n, 3);
     struct jv *v = parse(ev[2]);
     expect_str(v, "error.type", "unavailable_error");
+    expect_str(v, "error.code", "replica_lost");
     assert_non_null(strstr(jv_str(dig(v, "error.message"), ""), "was lost"));
     jv_free(v);
     /* Not streamed, the same is a proper status. */

@@ -44,7 +44,7 @@ static void pump_ms(unsigned ms)
 
 struct seen {
     int n_started, n_delta, n_finished, n_done, n_error, code;
-    char text[600], words[4096];
+    char text[600], words[4096], words1[400]; /* of the first choice and of the second */
     struct gateway_call *call;
     bool pause_at_first, cancel_at_first;
     uint64_t first_ns;
@@ -65,8 +65,9 @@ static void on_delta(void *ctx, const struct Quire__Delta *d)
     assert_int_equal(n->n_done + n->n_error, 0);
     if (n->n_delta++ == 0)
         n->first_ns = clock_mono_ns();
-    if (strlen(n->words) + strlen(d->text) < sizeof n->words)
-        strcat(n->words, d->text);
+    char *to = d->choice ? n->words1 : n->words;
+    if (strlen(to) + strlen(d->text) < (d->choice ? sizeof n->words1 : sizeof n->words))
+        strcat(to, d->text);
     if (n->pause_at_first && n->n_delta == 1)
         gateway_pause(n->call, true);
     if (n->cancel_at_first) {
@@ -100,17 +101,24 @@ static void on_error(void *ctx, int code, const char *text)
 
 static const struct gateway_events events = {on_started, on_delta, on_finished, on_done, on_error};
 
-static int ask_of(const char *uid, const char *prompt, uint32_t n_tokens, struct seen *s)
+static int ask_n(const char *uid, const char *prompt, uint32_t n_tokens, uint32_t n_choices,
+                 struct seen *s)
 {
     Quire__GenerateRequest r = QUIRE__GENERATE_REQUEST__INIT;
     r.prompt = (char *)(uintptr_t)prompt;
     r.has_prompt = true;
     r.max_tokens = n_tokens;
+    r.n_choices = n_choices;
     struct err e = {0};
     int rc = gateway_generate(gw, uid, &r, &events, s, &s->call, &e);
     if (rc)
         snprintf(s->text, sizeof s->text, "%s", e.msg);
     return rc;
+}
+
+static int ask_of(const char *uid, const char *prompt, uint32_t n_tokens, struct seen *s)
+{
+    return ask_n(uid, prompt, n_tokens, 1, s);
 }
 
 static unsigned load_of(const char *uid)
@@ -130,6 +138,7 @@ static int setup(void **state)
     fake_engine_start(&engines[1]);
     assert_int_equal(gateway_open(&gw, &loop, rpc, &e), 0);
     gateway_set_control(gw, fake_control());
+    gateway_set_patience(gw, 300);
     obs = gateway_observer(gw);
     n_fake_models = 3;
     fake_models[0] = (struct model_info){.uid = "m", .state = MODEL_READY, .request_limits = -1};
@@ -346,6 +355,114 @@ static void test_process_lost(void **state)
     assert_int_equal(rpc_server_open(&engines[1].server, engines[1].loop, &cfg, &e), 0);
 }
 
+static unsigned total_of(const char *uid)
+{
+    struct gateway_model_load l;
+    return gateway_load(gw, uid, &l) ? (unsigned)l.total : 0;
+}
+
+/* Replica `index` ends and comes up again as often as it is lost. */
+static void restart(uint32_t index, uint64_t epoch)
+{
+    obs.replica_down(obs.ctx, "m", index, epoch, "lost");
+    obs.replica_up(obs.ctx, "m", index, epoch + 1, engines[index].address);
+}
+
+static void test_an_answer_goes_on_elsewhere(void **state)
+{
+    (void)state;
+    obs.replica_up(obs.ctx, "m", 0, 1, engines[0].address);
+    obs.replica_up(obs.ctx, "m", 1, 1, engines[1].address);
+    struct seen s = {0};
+    assert_int_equal(ask_of("m", "LOSE", 5, &s), 0);
+    PUMP_UNTIL(s.n_done + s.n_error > 0);
+    assert_int_equal(s.n_done, 1);
+    assert_int_equal(s.n_started, 1);
+    assert_int_equal(s.n_finished, 1);
+    assert_string_equal(s.words, "w0 w1 w2 w3 w4 ");
+    assert_int_equal(s.n_delta, 10);
+    assert_int_equal(atomic_load(&engines[0].n_calls), 1);
+    assert_int_equal(atomic_load(&engines[1].n_calls), 1);
+    assert_int_equal(atomic_load(&n_fake_failures), 1);
+    assert_int_equal(load_of("m"), 0);
+    assert_int_equal(total_of("m"), 1);
+    /* Both are lost: it waits for one to come back. Paused meanwhile, nothing comes. */
+    s = (struct seen){0};
+    assert_int_equal(ask_of("m", "LOSE", 7, &s), 0);
+    PUMP_UNTIL(s.n_delta >= 9);
+    pump_ms(50);
+    assert_int_equal(s.n_done + s.n_error, 0);
+    gateway_pause(s.call, true);
+    restart(1, 1);
+    pump_ms(50);
+    assert_int_equal(s.n_delta, 9);
+    gateway_pause(s.call, false);
+    PUMP_UNTIL(s.n_done + s.n_error > 0);
+    assert_int_equal(s.n_done, 1);
+    assert_string_equal(s.words, "w0 w1 w2 w3 w4 w5 w6 ");
+    assert_int_equal(load_of("m"), 0);
+    /* What loses three replicas is not given to a fourth. */
+    restart(0, 1);
+    restart(1, 2);
+    s = (struct seen){0};
+    assert_int_equal(ask_of("m", "LOSE", 8, &s), 0);
+    PUMP_UNTIL(s.n_delta >= 9);
+    restart(0, 2);
+    restart(1, 3);
+    PUMP_UNTIL(s.n_done + s.n_error > 0);
+    assert_int_equal(s.code, Q_EUNAVAILABLE);
+    assert_non_null(strstr(s.text, "was lost"));
+    assert_string_equal(s.words, "w0 w1 w2 w3 w4 w5 w");
+    assert_int_equal(load_of("m"), 0);
+    assert_int_equal(total_of("m"), 3);
+}
+
+static void test_choices_go_on_one_by_one(void **state)
+{
+    (void)state;
+    obs.replica_up(obs.ctx, "m", 0, 1, engines[0].address);
+    obs.replica_up(obs.ctx, "m", 1, 1, engines[1].address);
+    struct seen s = {0};
+    assert_int_equal(ask_n("m", "LOSE", 5, 2, &s), 0);
+    PUMP_UNTIL(s.n_done + s.n_error > 0);
+    assert_int_equal(s.n_done, 1);
+    assert_int_equal(s.n_finished, 2);
+    assert_string_equal(s.words, "w0 w1 w2 w3 w4 ");
+    assert_string_equal(s.words1, s.words);
+    assert_int_equal(load_of("m"), 0);
+    assert_int_equal(total_of("m"), 1);
+}
+
+static void test_waiting_ends(void **state)
+{
+    (void)state;
+    obs.replica_up(obs.ctx, "m", 0, 1, engines[0].address);
+    /* The owner leaves; the model is terminated, and another one gets its name; it fails. */
+    for (int how = 0; how < 3; how++) {
+        struct seen s = {0};
+        assert_int_equal(ask_of("m", "LOSE", 5, &s), 0);
+        PUMP_UNTIL(s.n_delta == 5);
+        pump_ms(20);
+        assert_int_equal(s.n_error, 0);
+        unsigned calls = atomic_load(&engines[1].n_calls);
+        if (how == 0) {
+            gateway_cancel(s.call);
+            restart(0, 1);
+        } else if (how == 1) {
+            obs.model_gone(obs.ctx, "m");
+            obs.replica_up(obs.ctx, "m", 0, 9, engines[0].address);
+        } else {
+            fake_models[0].state = MODEL_ERROR;
+        }
+        pump_ms(150);
+        assert_int_equal(s.n_error, how > 0);
+        assert_int_equal(s.n_done, 0);
+        assert_int_equal(s.n_delta, 5);
+        assert_int_equal(load_of("m"), 0);
+        assert_int_equal(atomic_load(&engines[1].n_calls), calls);
+    }
+}
+
 static void test_first_token_latency(void **state)
 {
     (void)state;
@@ -395,6 +512,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limit_and_balance, setup, teardown),
         cmocka_unit_test_setup_teardown(test_process_lost, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_an_answer_goes_on_elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_choices_go_on_one_by_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_waiting_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_first_token_latency, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_with_calls, setup, teardown),
     };
