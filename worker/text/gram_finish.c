@@ -223,7 +223,7 @@ static bool search(struct gfinish *f, const struct gram_state *st, uint32_t max,
     bool too_long = false;
     if (descend(f, st, max, false, w, &too_long))
         return true;
-    for (uint32_t n = 16; !too_long && f->hides && n <= 64; n *= 2)
+    for (uint32_t n = 16; f->hides && n <= 64; n *= 2)
         if (descend(f, st, NUM_MIN(n, max), true, w, &too_long))
             return true;
     return false;

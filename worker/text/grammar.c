@@ -50,7 +50,7 @@ static size_t sgram_bytes(const struct sgram *g)
         n += sizeof *g->arr + g->arr[i].n_prefix * 4U;
     for (uint32_t i = 0; i < g->n_obj; i++)
         n += sizeof *g->obj + dfa_bytes(g->obj[i].d) +
-             (g->obj[i].d ? (size_t)g->obj[i].d->n_states * (g->obj[i].words * 8U + 1U) : 0);
+             (g->obj[i].d ? (size_t)g->obj[i].d->n_states * (g->obj[i].words * 8U + 2U) : 0);
     return n;
 }
 

@@ -626,6 +626,7 @@ void sgram_free(struct sgram *g)
         free(g->obj[i].key);
         free(g->obj[i].reach);
         free(g->obj[i].other);
+        free(g->obj[i].spoken);
         free(g->obj[i].required);
         free(g->obj[i].dep);
     }

@@ -78,6 +78,7 @@ struct sobj {
     struct skey *key; /* by accept - 1 */
     uint64_t *reach;  /* by state: names that can still be completed, `words` each */
     uint8_t *other;   /* by state: can a key that is no name be completed? */
+    uint8_t *spoken;  /* by state: characters to a key whose value schemas speak of; 255: none */
     uint32_t *required, n_required;
     uint32_t *dep, n_dep; /* pairs: if the first is there, so is the second */
     uint32_t min, max;

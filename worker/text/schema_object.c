@@ -97,12 +97,16 @@ static int key_reach(struct comp *c, struct sobj *s)
         return err_set(c->e, Q_ENOMEM, "the schema is too large");
     s->reach = calloc(cells, sizeof *s->reach);
     s->other = calloc(d->n_states, 1);
-    if (!s->reach || !s->other)
+    s->spoken = malloc(d->n_states);
+    if (!s->reach || !s->other || !s->spoken)
         return err_set(c->e, Q_ENOMEM, "out of memory");
+    memset(s->spoken, 0xFF, d->n_states);
     for (uint32_t q = 1; q < d->n_states; q++) {
         if (!d->accept[q])
             continue;
         uint32_t name = s->key[d->accept[q] - 1].name;
+        if (s->key[d->accept[q] - 1].count > 0)
+            s->spoken[q] = 0;
         if (name == GRAM_NONE)
             s->other[q] = 1;
         else
@@ -119,12 +123,16 @@ static int key_reach(struct comp *c, struct sobj *s)
                     continue;
                 changed |= s->other[t] & !s->other[q];
                 s->other[q] |= s->other[t];
+                if (s->spoken[t] < s->spoken[q] - 1) {
+                    s->spoken[q] = (uint8_t)(s->spoken[t] + 1);
+                    changed = true;
+                }
                 for (uint32_t k = 0; k < w; k++) {
                     uint64_t *to = &s->reach[(size_t)q * w + k], from = s->reach[(size_t)t * w + k];
                     changed |= (from & ~*to) != 0;
                     *to |= from;
                 }
-                work += w;
+                work += w + 1;
             }
         }
         if (work > (200U << 20))
