@@ -50,9 +50,9 @@ run_ctest() { # run_ctest PRESET [ctest options]: results are counted, failures 
 }
 
 python_env() {
-    build/venv/bin/python -c 'import pytest, openai, tokenizers, sentencepiece' 2> /dev/null && return 0
+    build/venv/bin/python -c 'import pytest, openai, tokenizers, sentencepiece, jinja2' 2> /dev/null && return 0
     python3 -m venv build/venv && build/venv/bin/pip install -q --disable-pip-version-check \
-        pytest openai tokenizers sentencepiece
+        pytest openai tokenizers sentencepiece jinja2
 }
 
 node_env() {

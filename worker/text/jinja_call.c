@@ -125,6 +125,8 @@ static bool bind_params(struct jx *r, const struct jx_macro *m, const struct jx_
     bool *used = jx_get(r, a->nk + 1);
     if (!used)
         return false;
+    if (def->flag3) /* hides that of a macro around this one */
+        jx_assign(r, r->t->id_caller, jx_undef(r, "caller", 6, JX_ABSENT));
     for (uint32_t i = 0; i < def->n && !r->rc; i++) {
         const struct jx_node *p = def->list[i];
         struct jx_val v = jx_nil();
@@ -156,8 +158,12 @@ static bool bind_params(struct jx *r, const struct jx_macro *m, const struct jx_
     for (size_t k = 0; k < a->nk && !r->rc; k++) {
         if (used[k])
             continue;
-        if (a->kname[k]->n == 6 && memcmp(a->kname[k]->p, "caller", 6) == 0)
+        bool caller = a->kname[k]->n == 6 && memcmp(a->kname[k]->p, "caller", 6) == 0;
+        if (caller && def->flag3)
             jx_assign(r, r->t->id_caller, a->kv[k]);
+        else if (caller && !krest)
+            jx_fail(r, "macro '%.*s' was called with a body but does not use its caller",
+                    (int)name->n, name->p);
         else if (krest)
             jx_dict_set(r, krest, (struct jx_val){.t = JX_STR, .u.s = a->kname[k]}, a->kv[k]);
         else
@@ -202,6 +208,8 @@ struct jx_val jx_call(struct jx *r, struct jx_val fn, const struct jx_args *a)
         return jx_call_builtin(r, fn.u.me->fn, fn.u.me->self, a);
     case JX_MACRO:
         return call_macro(r, fn.u.m, a);
+    case JX_JOINER:
+        return a->n || a->nk ? jx_fail(r, "a joiner takes no arguments") : jx_join_next(fn);
     case JX_LOOP:
         if (a->n != 1 || a->nk)
             return jx_fail(r, "loop() takes the items of the next level");
@@ -304,6 +312,12 @@ static struct jx_val macro_attr(struct jx *r, const struct jx_macro *m, const st
                          (struct jx_val){.t = JX_STR, .u.s = r->t->names[m->def->list[i]->name]});
         return jx_list_val(l, JX_TUPLE);
     }
+    if (is_word(name, "catch_varargs"))
+        return jx_bool(m->def->flag);
+    if (is_word(name, "catch_kwargs"))
+        return jx_bool(m->def->flag2);
+    if (is_word(name, "caller"))
+        return jx_bool(m->def->flag3);
     return jx_undef(r, name->p, name->n, JX_MACRO);
 }
 
@@ -325,6 +339,8 @@ struct jx_val jx_getattr(struct jx *r, struct jx_val o, const struct jx_str *nam
         break;
     case JX_MACRO:
         return macro_attr(r, o.u.m, name);
+    case JX_CYCLER:
+        return jx_cycler_attr(r, o, name);
     case JX_LOOP: {
         struct jx_val attr = loop_attr(r, o.u.lo, name, &found);
         if (found)
@@ -333,6 +349,10 @@ struct jx_val jx_getattr(struct jx *r, struct jx_val o, const struct jx_str *nam
         break;
     }
     default:
+        if (o.t == JX_TUPLE && o.u.l->view && is_word(name, "grouper"))
+            return o.u.l->v[0];
+        if (o.t == JX_TUPLE && o.u.l->view && is_word(name, "list"))
+            return o.u.l->v[1];
         fn = jx_seq_method((enum jx_type)o.t, name->p, name->n);
         if (!fn && o.t == JX_DICT)
             v = jx_dict_gets(o.u.d, name->p, name->n);
@@ -413,7 +433,12 @@ static struct jx_val g_range(struct jx *r, struct jx_val self, const struct jx_a
         if (!jx_step(r, 1) || __builtin_add_overflow(i, part[2], &i))
             break;
     }
-    return jx_list_val(l, JX_LIST);
+    int64_t *g = l ? jx_get(r, sizeof part) : NULL;
+    if (!g)
+        return jx_nil();
+    memcpy(g, part, sizeof part);
+    l->range = g;
+    return jx_list_val(l, JX_RANGE);
 }
 
 static struct jx_dict *dict_from_args(struct jx *r, const struct jx_args *a)
@@ -423,7 +448,7 @@ static struct jx_dict *dict_from_args(struct jx *r, const struct jx_args *a)
         jx_fail(r, "dict expected at most 1 argument, got %zu", a->n);
         return NULL;
     }
-    if (a->n && (a->v[0].t == JX_DICT || a->v[0].t == JX_NS)) {
+    if (a->n && a->v[0].t == JX_DICT) {
         for (size_t i = 0; i < a->v[0].u.d->n && !r->rc; i++)
             jx_dict_set(r, d, a->v[0].u.d->e[i].k, a->v[0].u.d->e[i].v);
     } else if (a->n) {
@@ -489,12 +514,22 @@ static struct jx_val g_strftime_now(struct jx *r, struct jx_val self, const stru
     return jx_sb_done(&b);
 }
 
+static struct jx_val g_lipsum(struct jx *r, struct jx_val self, const struct jx_args *a)
+{
+    (void)self;
+    (void)a;
+    return jx_fail(r, "lipsum() is not supported");
+}
+
 const struct jx_builtin *jx_global_at(size_t i)
 {
     static const struct jx_builtin globals[] = {
         {"range", "start,stop,step", 1, g_range},
         {"dict", "*", 0, g_dict},
         {"namespace", "*", 0, g_namespace},
+        {"cycler", "*", 0, jx_cycler},
+        {"joiner", "sep", 0, jx_joiner},
+        {"lipsum", "*", 0, g_lipsum},
         {"raise_exception", "message", 1, g_raise},
         {"strftime_now", "format", 1, g_strftime_now},
     };

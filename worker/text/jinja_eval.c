@@ -99,20 +99,34 @@ static struct jx_val repeat(struct jx *r, struct jx_val v, int64_t times)
 
 static bool is_seq(struct jx_val v)
 {
-    return v.t == JX_STR || v.t == JX_LIST || v.t == JX_TUPLE;
+    return v.t == JX_STR || v.t == JX_LIST || v.t == JX_TUPLE || v.t == JX_RANGE;
+}
+
+static bool repeats(struct jx_val v)
+{
+    return is_seq(v) && v.t != JX_RANGE;
 }
 
 static struct jx_val divide(struct jx *r, enum jx_op op, struct jx_val a, struct jx_val b)
 {
     if (jx_num(b) == 0)
         return jx_fail(r, "division by zero");
+    if (op == OP_DIV && a.t != JX_FLOAT && b.t != JX_FLOAT) /* large integers stay exact */
+        return jx_float((double)((long double)int_of(a) / (long double)int_of(b)));
     if (op == OP_DIV)
         return jx_float(jx_num(a) / jx_num(b));
     if (a.t == JX_FLOAT || b.t == JX_FLOAT) {
-        double x = jx_num(a), y = jx_num(b), m = fmod(x, y);
-        if (m != 0 && (m < 0) != (y < 0))
+        double x = jx_num(a), y = jx_num(b), m = fmod(x, y), q = (x - m) / y;
+        if (m != 0 && (m < 0) != (y < 0)) {
             m += y;
-        return jx_float(op == OP_MOD ? m : floor((x - m) / y + 0.5));
+            q -= 1;
+        } else if (m == 0) {
+            m = copysign(0, y);
+        }
+        if (op == OP_MOD)
+            return jx_float(m);
+        double whole = floor(q);
+        return jx_float(q == 0 ? copysign(0, x / y) : q - whole > 0.5 ? whole + 1 : whole);
     }
     int64_t x = int_of(a), y = int_of(b);
     if (y == -1)
@@ -130,7 +144,12 @@ static struct jx_val power(struct jx *r, struct jx_val a, struct jx_val b)
     if (a.t == JX_FLOAT || b.t == JX_FLOAT || int_of(b) < 0) {
         if (jx_num(a) == 0 && jx_num(b) < 0)
             return jx_fail(r, "0.0 cannot be raised to a negative power");
-        return jx_float(pow(jx_num(a), jx_num(b)));
+        double p = pow(jx_num(a), jx_num(b));
+        if (isnan(p) && !isnan(jx_num(a)) && !isnan(jx_num(b)))
+            return jx_fail(r, "a complex number is not supported");
+        if (isinf(p) && !isinf(jx_num(a)) && !isinf(jx_num(b)))
+            return jx_fail(r, "Numerical result out of range");
+        return jx_float(p);
     }
     int64_t base = int_of(a), out = 1;
     for (int64_t e = int_of(b); e > 0; e >>= 1) {
@@ -142,7 +161,7 @@ static struct jx_val power(struct jx *r, struct jx_val a, struct jx_val b)
     return jx_int(out);
 }
 
-static struct jx_val binary(struct jx *r, enum jx_op op, struct jx_val a, struct jx_val b)
+struct jx_val jx_binary(struct jx *r, enum jx_op op, struct jx_val a, struct jx_val b)
 {
     static const char *const names[] = {
         [OP_ADD] = "+",       [OP_SUB] = "-", [OP_MUL] = "*", [OP_DIV] = "/",
@@ -152,9 +171,9 @@ static struct jx_val binary(struct jx *r, enum jx_op op, struct jx_val a, struct
         return jx_add(r, a, b);
     if (op == OP_MOD && a.t == JX_STR)
         return jx_percent(r, a.u.s, b);
-    if (op == OP_MUL && is_seq(a) && (b.t == JX_INT || b.t == JX_BOOL))
+    if (op == OP_MUL && repeats(a) && (b.t == JX_INT || b.t == JX_BOOL))
         return repeat(r, a, int_of(b));
-    if (op == OP_MUL && is_seq(b) && (a.t == JX_INT || a.t == JX_BOOL))
+    if (op == OP_MUL && repeats(b) && (a.t == JX_INT || a.t == JX_BOOL))
         return repeat(r, b, int_of(a));
     if (!jx_is_num(a) || !jx_is_num(b))
         return fail_types(r, names[op], a, b);
@@ -227,17 +246,40 @@ static struct jx_val eval_compare(struct jx *r, const struct jx_node *n)
 
 /* ---- items ---- */
 
-static struct jx_val slice(struct jx *r, struct jx_val o, const struct jx_node *s)
+/* Is this written out, without a name or a call in it? */
+static bool is_literal(const struct jx_node *n)
+{
+    switch (n->kind) {
+    case N_CONST:
+        return true;
+    case N_NEG:
+    case N_POS:
+        return is_literal(n->a);
+    case N_BIN:
+        return is_literal(n->a) && is_literal(n->b);
+    case N_DICT:
+        for (uint32_t i = 0; i < n->n; i++)
+            if (!is_literal(n->list[i]))
+                return false;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static struct jx_val slice(struct jx *r, struct jx_val o, const struct jx_node *s, bool literal)
 {
     struct jx_val absent = {.t = JX_ABSENT};
     struct jx_val lo = s->a ? jx_eval(r, s->a) : absent;
     struct jx_val hi = s->b ? jx_eval(r, s->b) : absent;
     struct jx_val step = s->c ? jx_eval(r, s->c) : absent;
-    int64_t cut[3];
+    int64_t cut[4];
     if (r->rc)
         return jx_nil();
     if (o.t == JX_UNDEF)
         return fail_undef(r, o);
+    if (!is_seq(o) && literal) /* folded by the reference, which then finds nothing */
+        return jx_undef(r, "slice", 5, (enum jx_type)o.t);
     if (!is_seq(o))
         return jx_fail(r, "'%s' object is not subscriptable", jx_type_name(o.t));
     if (!jx_seq_slice(r, jx_len(o), lo, hi, step, cut))
@@ -246,7 +288,15 @@ static struct jx_val slice(struct jx *r, struct jx_val o, const struct jx_node *
         struct jx_list *l = jx_list_new(r, (size_t)cut[1]);
         for (int64_t i = 0; i < cut[1] && !r->rc; i++)
             jx_list_push(r, l, o.u.l->v[cut[0] + i * cut[2]]);
-        return jx_list_val(l, (enum jx_type)o.t);
+        int64_t *g = l && o.t == JX_RANGE ? jx_get(r, 3 * sizeof *g) : NULL;
+        if (g) {
+            const int64_t *of = o.u.l->range;
+            g[0] = of[0] + cut[0] * of[2];
+            g[1] = of[0] + cut[3] * of[2];
+            g[2] = cut[2] * of[2];
+            l->range = g;
+        }
+        return r->rc ? jx_nil() : jx_list_val(l, (enum jx_type)o.t);
     }
     const struct jx_str *str = o.u.s;
     jx_step(r, str->n / 64);
@@ -314,6 +364,8 @@ static struct jx_val lookup(struct jx *r, uint32_t name)
         jx_step(r, s->n / 32);
     }
     const struct jx_str *n = r->t->names[name];
+    if (n->n == 4 && memcmp(n->p, "self", 4) == 0)
+        return jx_fail(r, "'self' is not supported");
     return jx_undef(r, n->p, n->n, JX_ABSENT);
 }
 
@@ -385,7 +437,7 @@ static struct jx_val eval_node(struct jx *r, const struct jx_node *n)
     case N_ITEM:
         a = jx_eval(r, n->a);
         if (n->b->kind == N_SLICE)
-            return slice(r, a, n->b);
+            return slice(r, a, n->b, is_literal(n->a));
         b = jx_eval(r, n->b);
         return jx_getitem(r, a, b);
     case N_SLICE:
@@ -405,7 +457,7 @@ static struct jx_val eval_node(struct jx *r, const struct jx_node *n)
     case N_BIN:
         a = jx_eval(r, n->a);
         b = jx_eval(r, n->b);
-        return r->rc ? jx_nil() : binary(r, (enum jx_op)n->op, a, b);
+        return r->rc ? jx_nil() : jx_binary(r, (enum jx_op)n->op, a, b);
     case N_AND:
     case N_OR:
         a = jx_eval(r, n->a);

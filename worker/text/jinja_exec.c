@@ -272,6 +272,17 @@ static enum jx_flow exec_with(struct jx *r, const struct jx_node *n)
     return flow;
 }
 
+static void exec_block(struct jx *r, const struct jx_node *n)
+{
+    struct jx_scope *saved = r->scope;
+    struct jx_scope *scope = jx_scope_push(r, n->flag ? saved : r->top);
+    if (!scope)
+        return;
+    r->scope = scope;
+    jx_exec(r, n->d);
+    r->scope = saved;
+}
+
 static enum jx_flow exec_node(struct jx *r, const struct jx_node *n)
 {
     enum jx_flow flow = FLOW_NEXT;
@@ -308,12 +319,17 @@ static enum jx_flow exec_node(struct jx *r, const struct jx_node *n)
         return flow;
     case N_FILTERBLOCK:
         v = capture_scoped(r, n->d);
-        v = jx_to_str(r, r->rc ? v : jx_apply_filter(r, n->b, v));
+        v = r->rc ? v : jx_apply_filter(r, n->b, v);
+        if (!r->rc && v.t != JX_STR)
+            jx_fail(r, "a filter block must give a str, not '%s'", jx_type_name(v.t));
         if (!r->rc)
             emit(r, v.u.s);
         return flow;
     case N_WITH:
         return exec_with(r, n);
+    case N_BLOCK:
+        exec_block(r, n);
+        return flow;
     case N_BREAK:
         return FLOW_BREAK;
     case N_CONTINUE:
@@ -378,7 +394,7 @@ int jinja_render_marked(const struct jinja *t, const struct jv *vars, int64_t no
     if (r.scope)
         bind_globals(&r);
     if (!r.rc)
-        r.scope = jx_scope_push(&r, r.scope);
+        r.scope = r.top = jx_scope_push(&r, r.scope);
     if (r.scope)
         bind_vars(&r, vars);
     if (!r.rc)

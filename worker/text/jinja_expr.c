@@ -122,6 +122,7 @@ static struct jx_node *parse_name(struct jx_parser *p)
     p->uses_loop |= n->name == p->t->id_loop;
     p->uses_varargs |= n->name == p->t->id_varargs;
     p->uses_kwargs |= n->name == p->t->id_kwargs;
+    p->uses_caller |= n->name == p->t->id_caller;
     p->tok++;
     return n;
 }
@@ -276,6 +277,20 @@ static bool parse_dotted(struct jx_parser *p, const char **s, size_t *n)
     *s = p->tok->s;
     *n = p->tok->n;
     p->tok++;
+    while (jx_p_is_op(p, OP_DOT) && p->tok[1].type == T_NAME) {
+        size_t more = p->tok[1].n;
+        char *all = arena_get(&p->t->arena, *n + 1 + more);
+        if (!all) {
+            jx_p_fail(p, "the template is too large");
+            return false;
+        }
+        memcpy(all, *s, *n);
+        all[*n] = '.';
+        memcpy(all + *n + 1, p->tok[1].s, more);
+        *s = all;
+        *n += 1 + more;
+        p->tok += 2;
+    }
     return true;
 }
 

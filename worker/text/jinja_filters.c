@@ -2,15 +2,16 @@
 /* jinja_filters.c - filters on single values: text, numbers, conversions. */
 #include "worker/text/jinja_int.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define FILTER(name)                                                                               \
     static struct jx_val name(struct jx *r, struct jx_val v, const struct jx_args *a)
-#define UNUSED (void)r, (void)a
 
 static bool given(struct jx_val v)
 {
@@ -202,8 +203,7 @@ FILTER(f_wordcount)
     for (size_t at = 0; at < v.u.s->n;) {
         uint32_t cp;
         at += jx_next_char(v.u.s->p + at, v.u.s->n - at, &cp);
-        bool word = cp == '_' || cp >= 0x80 || (cp >= '0' && cp <= '9') ||
-                    ((cp | 32) >= 'a' && (cp | 32) <= 'z');
+        bool word = cp == '_' || jx_is_word_char(cp);
         words += word && !inside;
         inside = word;
     }
@@ -232,61 +232,127 @@ FILTER(f_format)
 
 /* ---- numbers ---- */
 
-static bool parse_number(const struct jx_str *s, int base, struct jx_val *out)
+/* The digits of s without the underscores that Python allows between two of them; false: there is
+ * something else, or too much of it. *n: their length. */
+static bool clean_digits(const char *s, size_t len, char text[80], size_t *n)
 {
-    char text[64], *end;
-    size_t from = jx_strip_left(s->p, s->n), to = jx_strip_right(s->p, s->n), w = 0;
-    bool real = false;
-    for (size_t i = from; i < to; i++) {
-        char c = s->p[i];
-        if (c == '_' && w)
+    *n = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (s[i] == '_') {
+            if (!i || i + 1 == len || s[i - 1] == '_' || s[i + 1] == '_')
+                return false;
             continue;
-        if (w + 1 >= sizeof text || (unsigned char)c >= 0x80 || ((c | 32) == 'x' && base != 16))
+        }
+        if (*n + 1 >= 80 ||
+            !(s[i] == '+' || s[i] == '-' || s[i] == '.' || isalnum((unsigned char)s[i])))
             return false;
-        real |= c == '.' || (base <= 10 && (c | 32) == 'e') || (base == 10 && (c | 32) == 'n');
-        text[w++] = c;
+        text[(*n)++] = s[i];
     }
-    text[w] = 0;
-    if (!w)
-        return false;
+    text[*n] = 0;
+    return *n > 0;
+}
+
+enum parsed { PARSE_BAD, PARSE_GOOD, PARSE_LARGE };
+
+/* int(text, base) */
+static enum parsed parse_int(const struct jx_str *str, int64_t base, int64_t *out)
+{
+    char text[80], *end;
+    size_t from = jx_strip_left(str->p, str->n), to = jx_strip_right(str->p, str->n), n;
+    const char *s = str->p + from;
+    if (from >= to || base < 0 || base == 1 || base > 36)
+        return PARSE_BAD;
+    size_t len = to - from;
+    bool minus = *s == '-', sign = minus || *s == '+';
+    s += sign;
+    len -= sign;
+    if (len > 2 && *s == '0') {
+        int prefix = (s[1] | 32) == 'x' ? 16 : (s[1] | 32) == 'o' ? 8 : (s[1] | 32) == 'b' ? 2 : 0;
+        if (prefix && (base == 0 || base == prefix)) {
+            base = prefix;
+            s += 2;
+            len -= 2;
+            bool gap = *s == '_' && len > 1;
+            s += gap;
+            len -= gap;
+        }
+    }
+    if (!len || !isalnum((unsigned char)*s) || !clean_digits(s, len, text, &n))
+        return PARSE_BAD;
+    if (base == 0) {
+        if (*text == '0' && strspn(text, "0") != n)
+            return PARSE_BAD;
+        base = 10;
+    }
     errno = 0;
-    if (real)
-        *out = jx_float(strtod(text, &end));
-    else
-        *out = jx_int(strtoll(text, &end, base));
-    return !*end && (real || !errno);
+    unsigned long long v = strtoull(text, &end, (int)base);
+    if (*end || !isalnum((unsigned char)end[-1]) || (base == 16 && (text[1] | 32) == 'x'))
+        return PARSE_BAD;
+    if (errno || v > (unsigned long long)INT64_MAX + minus)
+        return PARSE_LARGE;
+    *out = minus ? (int64_t)(0 - v) : (int64_t)v;
+    return PARSE_GOOD;
+}
+
+/* float(text) */
+static bool parse_float(const struct jx_str *str, double *out)
+{
+    char text[80], *end;
+    size_t from = jx_strip_left(str->p, str->n), to = jx_strip_right(str->p, str->n), n;
+    if (from >= to || !clean_digits(str->p + from, to - from, text, &n))
+        return false;
+    const char *s = text + (*text == '-' || *text == '+');
+    bool word =
+        strcasecmp(s, "inf") == 0 || strcasecmp(s, "infinity") == 0 || strcasecmp(s, "nan") == 0;
+    if (!word && (strspn(s, "0123456789.eE+-") != strlen(s) || strspn(s, ".eE") == strlen(s)))
+        return false;
+    *out = strtod(text, &end);
+    return !*end;
+}
+
+static struct jx_val too_large(struct jx *r)
+{
+    return jx_fail(r, "an integer is too large");
+}
+
+/* int(d), or the default for what is none. */
+static struct jx_val int_of_float(struct jx *r, double d, struct jx_val dflt)
+{
+    if (isnan(d) || isinf(d))
+        return dflt;
+    return fabs(d) < 9.2e18 ? jx_int((int64_t)d) : too_large(r);
 }
 
 FILTER(f_int)
 {
-    UNUSED;
-    struct jx_val dflt = a->v[0].t == JX_ABSENT ? jx_int(0) : a->v[0], n = v;
-    int64_t base = int_arg(r, a->v[1], 10);
+    struct jx_val dflt = a->v[0].t == JX_ABSENT ? jx_int(0) : a->v[0];
+    int64_t i;
+    double d;
     if (v.t == JX_UNDEF)
-        return jx_getattr(r, v, v.u.s);
-    if (base < 2 || base > 36)
-        return jx_fail(r, "a base from 2 to 36 is expected");
-    if (v.t == JX_STR && !parse_number(v.u.s, (int)base, &n))
+        return jx_call(r, v, a); /* fails with the right words */
+    if (v.t == JX_BOOL || v.t == JX_INT)
+        return jx_int(v.t == JX_INT ? v.u.i : v.u.b);
+    if (v.t == JX_FLOAT)
+        return isinf(v.u.f) ? jx_fail(r, "cannot convert float infinity to integer")
+                            : int_of_float(r, v.u.f, dflt);
+    if (v.t != JX_STR)
         return dflt;
-    if (n.t == JX_BOOL)
-        return jx_int(n.u.b);
-    if (n.t == JX_FLOAT) {
-        if (!(fabs(n.u.f) < 9.2e18))
-            return dflt;
-        return jx_int((int64_t)n.u.f);
-    }
-    return n.t == JX_INT ? n : dflt;
+    bool based = a->v[1].t == JX_INT || a->v[1].t == JX_BOOL || a->v[1].t == JX_ABSENT;
+    enum parsed p = based ? parse_int(v.u.s, int_arg(r, a->v[1], 10), &i) : PARSE_BAD;
+    if (p != PARSE_BAD)
+        return p == PARSE_GOOD ? jx_int(i) : too_large(r);
+    return parse_float(v.u.s, &d) ? int_of_float(r, d, dflt) : dflt;
 }
 
 FILTER(f_float)
 {
-    UNUSED;
-    struct jx_val dflt = a->v[0].t == JX_ABSENT ? jx_float(0) : a->v[0], n = v;
+    struct jx_val dflt = a->v[0].t == JX_ABSENT ? jx_float(0) : a->v[0];
+    double d;
     if (v.t == JX_UNDEF)
-        return jx_getattr(r, v, v.u.s);
-    if (v.t == JX_STR && !parse_number(v.u.s, 10, &n))
-        return dflt;
-    return jx_is_num(n) ? jx_float(jx_num(n)) : dflt;
+        return jx_call(r, v, a);
+    if (v.t == JX_STR)
+        return parse_float(v.u.s, &d) ? jx_float(d) : dflt;
+    return jx_is_num(v) ? jx_float(jx_num(v)) : dflt;
 }
 
 FILTER(f_abs)
@@ -300,11 +366,34 @@ FILTER(f_abs)
     return i == INT64_MIN ? jx_fail(r, "an integer is too large") : jx_int(i < 0 ? -i : i);
 }
 
+/* d to a multiple of 10^n, n > 0, as the decimal digits of its exact value say. */
+static double round_tens(double d, int n)
+{
+    char text[400];
+    if (isnan(d) || isinf(d))
+        return d;
+    snprintf(text, sizeof text, "%.25e", d);
+    int digits = atoi(strchr(text, 'e') + 1) + 1;
+    if (digits > n) {
+        snprintf(text, sizeof text, "%.*e", digits - n - 1, d);
+        return strtod(text, NULL);
+    }
+    double half = 5 * pow(10, n - 1);
+    return copysign(fabs(d) > half ? 2 * half : 0, d);
+}
+
 FILTER(f_round)
 {
     int64_t precision = int_arg(r, a->v[0], 0);
     struct jx_val method = a->v[1];
     char text[400];
+    const char *const methods[] = {"common", "ceil", "floor"};
+    bool known = method.t == JX_ABSENT;
+    for (size_t i = 0; i < NUM_COUNT(methods) && !known; i++)
+        known = method.t == JX_STR && method.u.s->n == strlen(methods[i]) &&
+                memcmp(method.u.s->p, methods[i], method.u.s->n) == 0;
+    if (!known)
+        return jx_fail(r, "method must be common, ceil or floor");
     if (!jx_is_num(v))
         return jx_fail(r, "round takes a number, not '%s'", jx_type_name(v.t));
     if (precision < -20 || precision > 20)
@@ -321,7 +410,7 @@ FILTER(f_round)
         return jx_int((int64_t)(rint(d * scale) / scale));
     }
     if (precision < 0)
-        return jx_float(rint(d * scale) / scale);
+        return jx_float(round_tens(d, (int)-precision));
     snprintf(text, sizeof text, "%.*f", (int)precision, d);
     return jx_float(strtod(text, NULL));
 }
@@ -388,5 +477,7 @@ const struct jx_builtin *jx_filter_find(const char *name, size_t n)
         {"fromjson", "", 0, jx_fromjson},
     };
     const struct jx_builtin *fn = jx_find_in(filters, NUM_COUNT(filters), name, n);
-    return fn ? fn : jx_find_in(jx_filters_seq, jx_n_filters_seq, name, n);
+    if (!fn)
+        fn = jx_find_in(jx_filters_seq, jx_n_filters_seq, name, n);
+    return fn ? fn : jx_find_in(jx_filters_url, jx_n_filters_url, name, n);
 }

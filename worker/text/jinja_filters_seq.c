@@ -44,6 +44,25 @@ static struct jx_val get_path(struct jx *r, struct jx_val v, struct jx_val path)
     return v;
 }
 
+/* The same, with a default for what is undefined at any step. */
+static struct jx_val get_path_or(struct jx *r, struct jx_val v, struct jx_val path,
+                                 struct jx_val dflt)
+{
+    bool given = dflt.t != JX_ABSENT && dflt.t != JX_NONE;
+    const struct jx_str *s = path.t == JX_STR ? path.u.s : NULL;
+    for (size_t at = 0; s && at <= s->n && !r->rc;) {
+        const char *dot = at < s->n ? memchr(s->p + at, '.', s->n - at) : NULL;
+        size_t end = dot ? (size_t)(dot - s->p) : s->n;
+        v = path_step(r, v, jx_sub(r, path, at, end - at));
+        if (v.t == JX_UNDEF && given)
+            v = dflt;
+        at = end + 1;
+    }
+    if (!s)
+        v = jx_getitem(r, v, path);
+    return v.t == JX_UNDEF && given ? dflt : v;
+}
+
 static bool has_path(struct jx_val path)
 {
     return path.t != JX_ABSENT && path.t != JX_NONE;
@@ -91,17 +110,61 @@ static struct jx_list *copy_list(struct jx *r, const struct jx_list *l)
     return r->rc ? NULL : out;
 }
 
-static struct jx_list *sorted(struct jx *r, const struct jx_list *items, struct jx_val path,
-                              bool with_case, bool reverse)
+/* The items in the order of keys, one for each. */
+static struct jx_list *sorted_by(struct jx *r, const struct jx_list *items, struct jx_list *keys,
+                                 bool reverse)
 {
-    struct jx_list *out = copy_list(r, items), *keys = jx_list_new(r, items ? items->n : 0);
-    for (size_t i = 0; out && i < out->n && !r->rc; i++)
-        jx_list_push(r, keys, sort_key(r, out->v[i], path, with_case));
-    if (r->rc)
+    struct jx_list *out = copy_list(r, items);
+    if (r->rc || !keys || !out)
         return NULL;
     if (out->n > 1)
         merge_sort(r, keys->v, out->v, out->n, reverse);
-    return out;
+    return r->rc ? NULL : out;
+}
+
+static struct jx_list *sorted(struct jx *r, const struct jx_list *items, struct jx_val path,
+                              bool with_case, bool reverse)
+{
+    struct jx_list *keys = jx_list_new(r, items ? items->n : 0);
+    for (size_t i = 0; items && i < items->n && !r->rc; i++)
+        jx_list_push(r, keys, sort_key(r, items->v[i], path, with_case));
+    return items ? sorted_by(r, items, keys, reverse) : NULL;
+}
+
+/* What an item of sort is compared by: a list with the value of each attribute of "a,b", or with
+ * the item itself. Lists compare by their first items that differ. */
+static struct jx_val sort_keys(struct jx *r, struct jx_val v, struct jx_val path, bool with_case)
+{
+    struct jx_list *l = jx_list_new(r, 1);
+    size_t at = 0;
+    if (path.t != JX_STR) {
+        jx_list_push(r, l, sort_key(r, v, path, with_case));
+        return jx_list_val(l, JX_LIST);
+    }
+    for (const struct jx_str *s = path.u.s; at <= s->n && !r->rc;) {
+        const char *comma = at < s->n ? memchr(s->p + at, ',', s->n - at) : NULL;
+        size_t end = comma ? (size_t)(comma - s->p) : s->n;
+        jx_list_push(r, l, sort_key(r, v, jx_sub(r, path, at, end - at), with_case));
+        at = end + 1;
+    }
+    return jx_list_val(l, JX_LIST);
+}
+
+/* The failure of r, kept in a generator: only who takes what it could not make fails. Limits
+ * stay failures at once. */
+static struct jx_val gen_so_far(struct jx *r, struct jx_list *l)
+{
+    if (r->rc != Q_EINVAL || r->raised || r->steps > r->max_steps || !l)
+        return gen(l);
+    char text[sizeof r->e->msg];
+    memcpy(text, r->e->msg, sizeof text);
+    r->rc = 0;
+    char *kept = jx_get(r, strlen(text) + 1);
+    if (!kept)
+        return jx_nil();
+    strcpy(kept, text);
+    l->error = kept;
+    return gen(l);
 }
 
 /* ---- filters ---- */
@@ -117,7 +180,11 @@ FILTER(f_first)
     (void)a;
     if (v.t == JX_GEN) {
         struct jx_list *l = v.u.l;
-        return l->pos < l->n ? l->v[l->pos++] : jx_undef(r, "first item", 10, JX_ABSENT);
+        if (l->pos < l->n)
+            return l->v[l->pos++];
+        if (l->error)
+            return jx_list_val(jx_items(r, v), JX_LIST); /* fails */
+        return jx_undef(r, "first item", 10, JX_ABSENT);
     }
     struct jx_list *l = jx_items(r, v);
     return l && l->n ? l->v[0] : jx_undef(r, "first item", 10, JX_ABSENT);
@@ -150,8 +217,11 @@ FILTER(f_items)
     (void)a;
     if (v.t == JX_UNDEF)
         return gen(jx_list_new(r, 0));
-    if (v.t != JX_DICT)
-        return jx_fail(r, "Can only get item pairs from a mapping.");
+    if (v.t != JX_DICT) {
+        struct jx_list *none = jx_list_new(r, 0);
+        jx_fail(r, "Can only get item pairs from a mapping.");
+        return gen_so_far(r, none);
+    }
     return gen(jx_dict_pairs(r, v.u.d, 2));
 }
 
@@ -173,25 +243,15 @@ FILTER(f_sort)
     /* reverse, case_sensitive, attribute */
     struct jx_val path = a->v[2];
     bool reverse = jx_truth(&a->v[0]), with_case = jx_truth(&a->v[1]);
-    struct jx_list *items = jx_items(r, v);
-    if (path.t != JX_STR || !memchr(path.u.s->p, ',', path.u.s->n ? path.u.s->n : 0))
-        return jx_list_val(items ? sorted(r, items, path, with_case, reverse) : NULL, JX_LIST);
-    /* "a,b": by the last first; the sort is stable. */
-    size_t end = path.u.s->n;
-    while (items && !r->rc) {
-        const char *comma = end ? memrchr(path.u.s->p, ',', end) : NULL;
-        size_t from = comma ? (size_t)(comma - path.u.s->p) + 1 : 0;
-        items = sorted(r, items, jx_sub(r, path, from, end - from), with_case, reverse);
-        if (!comma)
-            break;
-        end = from - 1;
-    }
-    return jx_list_val(items, JX_LIST);
+    struct jx_list *items = jx_items(r, v), *keys = jx_list_new(r, items ? items->n : 0);
+    for (size_t i = 0; items && i < items->n && !r->rc; i++)
+        jx_list_push(r, keys, sort_keys(r, items->v[i], path, with_case));
+    return jx_list_val(items ? sorted_by(r, items, keys, reverse) : NULL, JX_LIST);
 }
 
 FILTER(f_unique)
 {
-    struct jx_list *l = jx_items(r, v), *out = jx_list_new(r, 0);
+    struct jx_list *out = jx_list_new(r, 0), *l = jx_items(r, v);
     struct jx_dict *seen = jx_dict_new(r);
     bool with_case = jx_truth(&a->v[0]);
     for (size_t i = 0; l && seen && i < l->n && !r->rc; i++) {
@@ -200,7 +260,7 @@ FILTER(f_unique)
         if (jx_dict_set(r, seen, key, jx_none()) && seen->n > before)
             jx_list_push(r, out, l->v[i]);
     }
-    return gen(out);
+    return gen_so_far(r, out);
 }
 
 static struct jx_val extreme(struct jx *r, struct jx_val v, const struct jx_args *a, int want)
@@ -232,6 +292,8 @@ FILTER(f_sum)
 {
     struct jx_list *l = jx_items(r, v);
     struct jx_val total = a->v[1].t == JX_ABSENT ? jx_int(0) : a->v[1];
+    if (total.t == JX_STR)
+        return jx_fail(r, "sum() can't sum strings");
     for (size_t i = 0; l && i < l->n && jx_step(r, 1); i++)
         total = jx_add(r, total, has_path(a->v[0]) ? get_path(r, l->v[i], a->v[0]) : l->v[i]);
     return total;
@@ -266,10 +328,16 @@ static bool count_arg(struct jx *r, struct jx_val v, size_t *out)
 
 FILTER(f_batch)
 {
-    struct jx_list *l = jx_items(r, v), *out = jx_list_new(r, 0), *row = NULL;
+    struct jx_list *out = jx_list_new(r, 0), *l = jx_items(r, v), *row = NULL;
     size_t width;
-    if (!count_arg(r, a->v[0], &width))
-        return jx_nil();
+    if (a->v[0].t != JX_INT && a->v[0].t != JX_BOOL) {
+        jx_fail(r, "batch takes a number");
+        return gen_so_far(r, out);
+    }
+    int64_t wish = a->v[0].t == JX_INT ? a->v[0].u.i : a->v[0].u.b;
+    width = wish > 0 ? (size_t)wish : SIZE_MAX; /* no row is ever full */
+    if (wish == 0 && l && l->n)
+        jx_list_push(r, out, jx_list_val(jx_list_new(r, 0), JX_LIST));
     for (size_t i = 0; l && i < l->n && !r->rc; i++) {
         if (i % width == 0) {
             row = jx_list_new(r, 0);
@@ -277,17 +345,18 @@ FILTER(f_batch)
         }
         jx_list_push(r, row, l->v[i]);
     }
-    while (row && has_path(a->v[1]) && row->n < width && jx_list_push(r, row, a->v[1]))
+    while (wish > 0 && row && has_path(a->v[1]) && row->n < width && jx_step(r, 1) &&
+           jx_list_push(r, row, a->v[1]))
         ;
-    return gen(out);
+    return gen_so_far(r, out);
 }
 
 FILTER(f_slice)
 {
-    struct jx_list *l = jx_items(r, v), *out = jx_list_new(r, 0);
+    struct jx_list *out = jx_list_new(r, 0), *l = jx_items(r, v);
     size_t slices, at = 0;
-    if (!count_arg(r, a->v[0], &slices) || !l)
-        return jx_nil();
+    if (!l || !count_arg(r, a->v[0], &slices))
+        return gen_so_far(r, out);
     size_t each = l->n / slices, extra = l->n % slices;
     for (size_t s = 0; s < slices && jx_step(r, 1); s++) {
         struct jx_list *row = jx_list_new(r, 0);
@@ -304,17 +373,25 @@ FILTER(f_groupby)
 {
     bool with_case = jx_truth(&a->v[2]);
     struct jx_list *items = jx_items(r, v), *out = jx_list_new(r, 0), *group = NULL;
-    struct jx_list *all = items ? sorted(r, items, a->v[0], with_case, false) : NULL;
+    struct jx_list *found = jx_list_new(r, 0), *keys = jx_list_new(r, 0);
+    for (size_t i = 0; items && i < items->n && !r->rc; i++) {
+        struct jx_val key = get_path_or(r, items->v[i], a->v[0], a->v[1]);
+        jx_list_push(r, keys, key.t == JX_STR && !with_case && !r->rc ? jx_case(r, key, 'l') : key);
+        jx_list_push(r, found, jx_pair(r, key, items->v[i]));
+    }
+    struct jx_list *all = items ? sorted_by(r, found, keys, false) : NULL;
     struct jx_val last = jx_nil();
-    for (size_t i = 0; all && i < all->n && !r->rc; i++) {
-        struct jx_val key = sort_key(r, all->v[i], a->v[0], with_case);
-        if (!group || !jx_equal(r, key, last)) {
+    for (size_t i = 0; all && i < all->n && !r->rc; i++) { /* keys are in order now too */
+        const struct jx_val *pair = all->v[i].u.l->v;
+        if (!group || !jx_equal(r, keys->v[i], last)) {
             group = jx_list_new(r, 0);
-            jx_list_push(r, out,
-                         jx_pair(r, get_path(r, all->v[i], a->v[0]), jx_list_val(group, JX_LIST)));
-            last = key;
+            struct jx_val both = jx_pair(r, pair[0], jx_list_val(group, JX_LIST));
+            if (both.t == JX_TUPLE)
+                both.u.l->view = JX_GROUP;
+            jx_list_push(r, out, both);
+            last = keys->v[i];
         }
-        jx_list_push(r, group, all->v[i]);
+        jx_list_push(r, group, pair[1]);
     }
     return jx_list_val(out, JX_LIST);
 }
@@ -337,10 +414,12 @@ static struct jx_args rest_of(const struct jx_args *a, size_t from)
 
 FILTER(f_map)
 {
-    struct jx_list *l = items_or_none(r, v), *out = jx_list_new(r, l ? l->n : 0);
+    struct jx_list *out = jx_list_new(r, 0), *l = items_or_none(r, v);
     struct jx_val path = {.t = JX_ABSENT}, dflt = {.t = JX_ABSENT};
     const struct jx_builtin *fn = NULL;
     struct jx_args rest = {0};
+    if (!l || l->n == 0)
+        return gen_so_far(r, out);
     if (a->n == 0) {
         for (size_t i = 0; i < a->nk; i++) {
             struct jx_val key = {.t = JX_STR, .u.s = a->kname[i]};
@@ -349,12 +428,16 @@ FILTER(f_map)
             else if (is_word(key, "default"))
                 dflt = a->kv[i];
         }
-        if (path.t == JX_ABSENT)
-            return jx_fail(r, "map requires a filter argument");
+        if (path.t == JX_ABSENT) {
+            jx_fail(r, "map requires a filter argument");
+            return gen_so_far(r, out);
+        }
     } else {
         fn = a->v[0].t == JX_STR ? jx_filter_find(a->v[0].u.s->p, a->v[0].u.s->n) : NULL;
-        if (!fn)
-            return jx_fail(r, "map: no such filter");
+        if (!fn) {
+            jx_fail(r, "map: no such filter");
+            return gen_so_far(r, out);
+        }
         rest = rest_of(a, 1);
     }
     /* A filter may call map again: the items of hostile templates nest. */
@@ -366,29 +449,33 @@ FILTER(f_map)
         if (fn) {
             item = jx_call_builtin(r, fn, l->v[i], &rest);
         } else {
-            item = get_path(r, l->v[i], path);
-            if (item.t == JX_UNDEF && dflt.t != JX_ABSENT)
-                item = dflt;
+            item = get_path_or(r, l->v[i], path, dflt);
         }
         jx_list_push(r, out, item);
     }
     r->calls--;
-    return gen(out);
+    return gen_so_far(r, out);
 }
 
 static struct jx_val choose(struct jx *r, struct jx_val v, const struct jx_args *a, bool by_attr,
                             bool keep)
 {
-    struct jx_list *l = items_or_none(r, v), *out = jx_list_new(r, 0);
+    struct jx_list *out = jx_list_new(r, 0), *l = items_or_none(r, v);
     const struct jx_builtin *test = NULL;
     size_t at = by_attr ? 1 : 0;
-    if (by_attr && !a->n)
-        return jx_fail(r, "an attribute name is missing");
+    if (!l || l->n == 0)
+        return gen_so_far(r, out);
+    if (by_attr && !a->n) {
+        jx_fail(r, "an attribute name is missing");
+        return gen_so_far(r, out);
+    }
     if (a->n > at) {
         struct jx_val name = a->v[at];
         test = name.t == JX_STR ? jx_test_find(name.u.s->p, name.u.s->n) : NULL;
-        if (!test)
-            return jx_fail(r, "no such test");
+        if (!test) {
+            jx_fail(r, "no such test");
+            return gen_so_far(r, out);
+        }
     }
     struct jx_args rest = rest_of(a, at + 1);
     for (size_t i = 0; l && i < l->n && jx_step(r, 1); i++) {
@@ -398,7 +485,7 @@ static struct jx_val choose(struct jx *r, struct jx_val v, const struct jx_args 
         if (!r->rc && jx_truth(&x) == keep)
             jx_list_push(r, out, l->v[i]);
     }
-    return gen(out);
+    return gen_so_far(r, out);
 }
 
 FILTER(f_select)

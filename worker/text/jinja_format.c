@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* jinja_format.c - "%s %d" % x and "{} {:>8}".format(x), the parts that templates use. */
+#include "base/utf8.h"
 #include "worker/text/jinja_int.h"
 
 #include <math.h>
@@ -10,7 +11,8 @@
 
 /* One field: what to do with a value once it is found. */
 struct spec {
-    bool left, zero, plus, space, alt, center, comma, align_set;
+    bool left, zero, plus, space, alt, center, align_set, after_sign, empty;
+    char group;       /* ',' or '_' between groups of digits; 0: none */
     const char *fill; /* bytes of the fill character; NULL: blank */
     size_t fill_n;
     int64_t width, precision; /* precision -1: not given */
@@ -23,28 +25,30 @@ static void put_padded(struct jx_sb *b, const struct spec *s, const char *sign, 
     size_t len = jx_chars(p, n) + strlen(sign);
     size_t pad = (int64_t)len < s->width ? (size_t)s->width - len : 0;
     size_t before = s->left ? 0 : s->center ? pad / 2 : pad;
-    if (s->zero) {
+    bool inside = s->zero || s->after_sign;
+    const char *fill = s->zero ? "0" : s->fill ? s->fill : " ";
+    size_t fill_n = s->zero || !s->fill ? 1 : s->fill_n;
+    if (inside)
         jx_sb_puts(b, sign);
-        jx_sb_fill(b, '0', pad);
-        jx_sb_put(b, p, n, mark);
-        return;
-    }
     for (size_t i = 0; i < before && jx_step(b->r, 1); i++)
-        jx_sb_put(b, s->fill ? s->fill : " ", s->fill ? s->fill_n : 1, NULL);
-    jx_sb_puts(b, sign);
+        jx_sb_put(b, fill, fill_n, NULL);
+    if (!inside)
+        jx_sb_puts(b, sign);
     jx_sb_put(b, p, n, mark);
     for (size_t i = before; i < pad && jx_step(b->r, 1); i++)
-        jx_sb_put(b, s->fill ? s->fill : " ", s->fill ? s->fill_n : 1, NULL);
+        jx_sb_put(b, fill, fill_n, NULL);
 }
 
-/* Insert a comma before each group of three digits of the integer part. */
-static void add_commas(char *text, size_t cap)
+/* Insert a mark before each group of `each` digits of the integer part. */
+static void add_groups(char *text, size_t cap, char mark, size_t each)
 {
-    size_t digits = strspn(text, "0123456789"), n = strlen(text);
-    for (size_t i = digits; i > 3 && n + 2 < cap; n++) {
-        i -= 3;
+    size_t digits = strspn(text, "0123456789abcdefABCDEF"), n = strlen(text);
+    if (each == 3)
+        digits = strspn(text, "0123456789");
+    for (size_t i = digits; i > each && n + 2 < cap; n++) {
+        i -= each;
         memmove(text + i + 1, text + i, n - i + 1);
-        text[i] = ',';
+        text[i] = mark;
     }
 }
 
@@ -79,8 +83,18 @@ static void put_int(struct jx *r, struct jx_sb *b, const struct spec *s, struct 
                                   : "%llu",
                  u);
     }
-    if (s->comma)
-        add_commas(text, sizeof text);
+    if (s->group)
+        add_groups(text, sizeof text, s->group, s->type && strchr("xXob", s->type) ? 4 : 3);
+    size_t digits = strlen(text);
+    if (s->precision > (int64_t)digits) { /* of '%', the least number of digits */
+        if (s->precision + 1 > (int64_t)sizeof text) {
+            jx_fail(r, "the precision of a number is too large");
+            return;
+        }
+        size_t more = (size_t)s->precision - digits;
+        memmove(text + more, text, digits + 1);
+        memset(text, '0', more);
+    }
     bool prefix = s->alt && (s->type == 'x' || s->type == 'X' || s->type == 'o' || s->type == 'b');
     if (prefix) {
         char lead[4] = {*sign ? *sign : '0', *sign ? '0' : s->type, *sign ? s->type : 0, 0};
@@ -92,21 +106,34 @@ static void put_int(struct jx *r, struct jx_sb *b, const struct spec *s, struct 
 
 static void put_float(struct jx_sb *b, const struct spec *s, double d)
 {
-    char text[512], format[8] = "%.*f";
+    char text[512], format[8] = "%#.*f";
     bool percent = s->type == '%';
     int precision = s->precision < 0 ? 6 : (int)NUM_MIN(s->precision, 100);
     const char *sign = signbit(d) && !isnan(d) ? "-" : s->plus ? "+" : s->space ? " " : "";
-    format[3] = percent ? 'f' : s->type;
+    format[4] = percent ? 'f' : s->type;
+    if (!s->alt)
+        memmove(format + 1, format + 2, strlen(format + 2) + 1);
     d = fabs(percent ? d * 100 : d);
     int n = snprintf(text, sizeof text - 2, format, precision, d);
     if (n < 0 || n >= (int)sizeof text - 2) {
         jx_fail(b->r, "a number is too long to print");
         return;
     }
-    if (s->comma)
-        add_commas(text, sizeof text);
+    if (s->group)
+        add_groups(text, sizeof text, s->group, 3);
     if (percent)
         strcat(text, "%");
+    put_padded(b, s, sign, text, strlen(text), NULL);
+}
+
+/* A float without a type: its shortest form. */
+static void put_repr(struct jx_sb *b, const struct spec *s, double d)
+{
+    char text[100];
+    const char *sign = signbit(d) && !isnan(d) ? "-" : s->plus ? "+" : s->space ? " " : "";
+    jx_float_repr(fabs(d), text);
+    if (s->group)
+        add_groups(text, sizeof text, s->group, 3);
     put_padded(b, s, sign, text, strlen(text), NULL);
 }
 
@@ -123,6 +150,48 @@ static struct jx_val repr_of(struct jx *r, struct jx_val v)
 {
     struct jx_sb b = {.r = r};
     jx_repr(&b, v, 0);
+    return jx_sb_done(&b);
+}
+
+/* A character, or the one of this number. */
+static void put_char(struct jx *r, struct jx_sb *b, const struct spec *s, struct jx_val v)
+{
+    char utf8[4];
+    struct spec plain = *s;
+    plain.precision = -1;
+    if (v.t == JX_STR) {
+        put_text(b, &plain, v);
+        return;
+    }
+    int64_t cp = v.t == JX_INT ? v.u.i : v.u.b;
+    if (cp < 0 || cp > 0x10FFFF || (cp >= 0xD800 && cp < 0xE000)) {
+        jx_fail(r, "%%c arg not in range(0x110000)");
+        return;
+    }
+    put_padded(b, &plain, "", utf8, utf8_encode(utf8, (uint32_t)cp), NULL);
+}
+
+/* repr() with what is beyond ASCII written as escapes. */
+static struct jx_val ascii_of(struct jx *r, struct jx_val v)
+{
+    struct jx_val text = repr_of(r, v);
+    struct jx_sb b = {.r = r};
+    for (size_t at = 0; !r->rc && at < text.u.s->n;) {
+        uint32_t cp;
+        char esc[12];
+        size_t n = jx_next_char(text.u.s->p + at, text.u.s->n - at, &cp);
+        snprintf(esc, sizeof esc,
+                 cp < 0x100     ? "\\x%02x"
+                 : cp < 0x10000 ? "\\u%04x"
+                                : "\\U%08x",
+                 cp);
+        const unsigned char *mark = text.u.s->mark ? text.u.s->mark + at : NULL;
+        if (cp < 0x80)
+            jx_sb_put(&b, text.u.s->p + at, n, mark);
+        else
+            jx_sb_like(&b, esc, strlen(esc), mark);
+        at += n;
+    }
     return jx_sb_done(&b);
 }
 
@@ -169,14 +238,16 @@ static void put_percent(struct jx *r, struct jx_sb *b, struct spec *s, struct jx
         put_text(b, s, jx_to_str(r, v));
         return;
     case 'r':
-    case 'a':
         put_text(b, s, repr_of(r, v));
         return;
+    case 'a':
+        put_text(b, s, ascii_of(r, v));
+        return;
     case 'c':
-        if (v.t == JX_STR)
-            put_text(b, s, v);
+        if (v.t == JX_STR ? jx_len(v) == 1 : v.t == JX_INT || v.t == JX_BOOL)
+            put_char(r, b, s, v);
         else
-            jx_fail(r, "%%c requires a character");
+            jx_fail(r, "%%c requires int or char");
         return;
     default:
         break;
@@ -185,7 +256,9 @@ static void put_percent(struct jx *r, struct jx_sb *b, struct spec *s, struct jx
         jx_fail(r, "%%%c format: a number is required, not %s", s->type, jx_type_name(v.t));
         return;
     }
-    if (memchr("diuxXo", s->type, 6)) {
+    if (memchr("xXo", s->type, 3) && v.t == JX_FLOAT) {
+        jx_fail(r, "%%%c format: an integer is required, not float", s->type);
+    } else if (memchr("diuxXo", s->type, 6)) {
         s->zero = s->zero && !s->left;
         put_int(r, b, s, v);
     } else if (memchr("eEfFgG", s->type, 6)) {
@@ -201,6 +274,7 @@ static size_t percent_field(struct jx *r, struct jx_sb *b, const struct jx_str *
 {
     struct spec s = {.precision = -1};
     struct jx_val v = {.t = JX_ABSENT};
+    size_t start = at;
     if (at < f->n && f->p[at] == '(') {
         const char *end = memchr(f->p + at, ')', f->n - at);
         if (!end || args->v.t != JX_DICT) {
@@ -229,12 +303,14 @@ static size_t percent_field(struct jx *r, struct jx_sb *b, const struct jx_str *
         at++;
         s.precision = read_precision(f, &at);
     }
+    if (at < f->n && memchr("hlL", f->p[at], 3))
+        at++; /* C's sizes have no meaning */
     if (at >= f->n) {
         jx_fail(r, "incomplete format");
         return f->n;
     }
     s.type = f->p[at++];
-    if (s.type == '%') {
+    if (s.type == '%' && f->p[at - 2] == '%' && at - 1 == start) {
         jx_sb_put(b, "%", 1, NULL);
         return at;
     }
@@ -318,7 +394,7 @@ static bool format_spec(struct jx *r, const struct jx_str *f, size_t at, size_t 
         s->align_set = true;
         s->left = f->p[align] == '<';
         s->center = f->p[align] == '^';
-        s->zero = f->p[align] == '=' && s->fill_n == 1 && *s->fill == '0';
+        s->after_sign = f->p[align] == '=';
         at = align + 1;
     }
     for (; at < end && memchr("+- #", f->p[at], 4); at++) {
@@ -327,70 +403,140 @@ static bool format_spec(struct jx *r, const struct jx_str *f, size_t at, size_t 
         s->alt |= f->p[at] == '#';
     }
     if (at < end && f->p[at] == '0') {
+        if (!s->fill) {
+            s->fill = "0";
+            s->fill_n = 1;
+        }
         s->zero |= !s->align_set;
         at++;
     }
     struct jx_str part = {f->p, end, NULL};
     s->width = read_number(&part, &at);
-    if (at < end && f->p[at] == ',') {
-        s->comma = true;
-        at++;
-    }
+    if (at < end && (f->p[at] == ',' || f->p[at] == '_'))
+        s->group = f->p[at++];
     if (at < end && f->p[at] == '.') {
         at++;
         s->precision = read_precision(&part, &at);
     }
     s->type = at < end ? f->p[at++] : 0;
-    if (at != end || (s->type && !strchr("sdfFeEgGxXob%", s->type))) {
+    if (at != end || (s->type && !strchr("sdnfFeEgGxXobc%", s->type))) {
         jx_fail(r, "Invalid format specifier");
         return false;
     }
     return true;
 }
 
+/* What a specification may say of a value of this type; fails otherwise. */
+static bool spec_fits(struct jx *r, const struct spec *s, struct jx_val v)
+{
+    const char *name = jx_type_name(v.t), *types;
+    if (v.t == JX_STR) {
+        if (s->plus || s->space || s->alt || s->group || s->after_sign)
+            return jx_fail(r, "a number's specifier for a str"), false;
+        types = "s";
+    } else if (v.t == JX_FLOAT) {
+        types = "neEfFgG%";
+    } else if (jx_is_num(v)) {
+        types = "bcdnoxXeEfFgG%";
+        if (s->precision >= 0 && (!s->type || strchr("bcdnoxX", s->type)))
+            return jx_fail(r, "Precision not allowed in integer format specifier"), false;
+    } else {
+        return jx_fail(r, "unsupported format string passed to %s.__format__", name), false;
+    }
+    if (s->type && !strchr(types, s->type))
+        return jx_fail(r, "Unknown format code '%c' for object of type '%s'", s->type, name), false;
+    return true;
+}
+
 static void put_format(struct jx *r, struct jx_sb *b, struct spec *s, struct jx_val v)
 {
+    if (!spec_fits(r, s, v))
+        return;
+    if (s->type == 'n')
+        s->type = v.t == JX_FLOAT ? 'g' : 'd';
     if (!s->type && v.t == JX_FLOAT && s->precision >= 0)
         s->type = 'g';
-    bool number = jx_is_num(v) && (v.t != JX_BOOL || s->type);
-    if (number && v.t != JX_FLOAT && (!s->type || strchr("dxXob", s->type)))
+    if (s->type == 'c') {
+        s->left |= !s->align_set;
+        put_char(r, b, s, v);
+    } else if (jx_is_num(v) && v.t != JX_FLOAT && (!s->type || strchr("dxXob", s->type))) {
         put_int(r, b, s, v);
-    else if (number && s->type && strchr("fFeEgG%", s->type))
+    } else if (jx_is_num(v) && s->type) {
         put_float(b, s, jx_num(v));
-    else if (s->type && s->type != 's')
-        jx_fail(r, "Unknown format code '%c' for object of type '%s'", s->type, jx_type_name(v.t));
-    else {
-        if (!s->align_set && !jx_is_num(v))
-            s->left = true;
+    } else if (v.t == JX_FLOAT) {
+        put_repr(b, s, v.u.f);
+    } else {
+        s->left |= !s->align_set;
         s->zero = false;
-        put_text(b, s, jx_to_str(r, v));
+        put_text(b, s, v);
     }
+}
+
+/* The specification, whose own {fields} are filled in first, one level deep. */
+static bool nested_spec(struct jx *r, const struct jx_args *a, const struct jx_str *f, size_t *next,
+                        struct spec *s)
+{
+    struct jx_sb b = {.r = r};
+    for (size_t at = 0; at < f->n && !r->rc;) {
+        if (f->p[at] != '{') {
+            jx_sb_put(&b, f->p + at++, 1, NULL);
+            continue;
+        }
+        const char *close = memchr(f->p + at, '}', f->n - at);
+        size_t end = close ? (size_t)(close - f->p) : f->n;
+        if (!close || memchr(f->p + at + 1, '{', end - at - 1) ||
+            memchr(f->p + at, ':', end - at)) {
+            jx_fail(r, "a format is nested too deep");
+            return false;
+        }
+        struct jx_val v = format_value(r, a, f, at + 1, end, next);
+        if (!r->rc)
+            jx_sb_val(&b, v);
+        at = end + 1;
+    }
+    struct jx_val text = jx_sb_done(&b);
+    s->empty = text.u.s->n == 0;
+    return !r->rc && format_spec(r, text.u.s, 0, text.u.s->n, s);
 }
 
 static size_t format_field(struct jx *r, struct jx_sb *b, const struct jx_args *a,
                            const struct jx_str *f, size_t at, size_t *next)
 {
     struct spec s = {.precision = -1};
-    const char *close = memchr(f->p + at, '}', f->n - at);
-    if (!close) {
+    size_t end = at, colon, open = 1;
+    for (; end < f->n; end++) {
+        open += f->p[end] == '{';
+        if (f->p[end] == '}' && --open == 0)
+            break;
+    }
+    if (end >= f->n) {
         jx_fail(r, "expected '}' before end of string");
         return f->n;
     }
-    size_t end = (size_t)(close - f->p), colon = at;
-    while (colon < end && f->p[colon] != ':')
+    for (colon = at; colon < end && f->p[colon] != ':';)
         colon++;
     size_t name_end = colon;
     char conv = name_end >= at + 2 && f->p[name_end - 2] == '!' ? f->p[name_end - 1] : 0;
     if (conv)
         name_end -= 2;
     struct jx_val v = format_value(r, a, f, at, name_end, next);
-    if (r->rc || !format_spec(r, f, NUM_MIN(colon + 1, end), end, &s))
+    struct jx_str part = {f->p + NUM_MIN(colon + 1, end), end - NUM_MIN(colon + 1, end), NULL};
+    if (r->rc || !nested_spec(r, a, &part, next, &s))
         return f->n;
+    if (conv && (s.type && s.type != 's')) {
+        jx_fail(r, "Unknown format code '%c' for object of type 'str'", s.type);
+        return f->n;
+    }
     if (conv == 'r')
         v = repr_of(r, v);
+    else if (conv == 'a')
+        v = ascii_of(r, v);
     else if (conv == 's')
         v = jx_to_str(r, v);
-    put_format(r, b, &s, v);
+    if (s.empty)
+        put_text(b, &s, jx_to_str(r, v));
+    else
+        put_format(r, b, &s, v);
     return end + 1;
 }
 

@@ -47,14 +47,17 @@ enum jx_type {
     JX_STR,
     JX_LIST,
     JX_TUPLE,
-    JX_VIEW, /* dict.items(), .keys(), .values() */
-    JX_GEN,  /* what map, select and the like give: once through, no length */
+    JX_RANGE, /* u.l; prints as it was written, never equals a list */
+    JX_VIEW,  /* dict.items(), .keys(), .values() */
+    JX_GEN,   /* what map, select and the like give: once through, no length */
     JX_DICT,
     JX_NS,
     JX_MACRO,
     JX_FUNC,
     JX_METHOD,
-    JX_LOOP
+    JX_LOOP,
+    JX_CYCLER, /* u.l, pos: the current one */
+    JX_JOINER  /* u.l: its separator, pos: 1 once used */
 };
 
 struct jx_str {
@@ -81,11 +84,14 @@ struct jx_val {
     } u;
 };
 
+#define JX_GROUP "group" /* a pair of groupby: .grouper and .list are its parts */
 struct jx_list {
     struct jx_val *v;
     size_t n, cap;
-    size_t pos;       /* JX_GEN: items already taken */
-    const char *view; /* JX_VIEW: "dict_items" ... */
+    size_t pos;           /* JX_GEN: items already taken */
+    const char *view;     /* JX_VIEW: "dict_items" ...; JX_TUPLE: JX_GROUP or NULL */
+    const char *error;    /* JX_GEN: whoever takes more than v has fails with this */
+    const int64_t *range; /* JX_RANGE: start, stop, step */
 };
 
 struct jx_ent {
@@ -185,6 +191,7 @@ enum jx_kind {
     N_CALLBLOCK,
     N_FILTERBLOCK,
     N_WITH,
+    N_BLOCK,
     N_BREAK,
     N_CONTINUE,
     N_NSREF
@@ -230,12 +237,13 @@ enum jx_op {
  *   of CMPOP (op a); COND a if b else c; IF list cond,body,... c else; FOR a target, b iterable,
  *   c filter, d body, e else; SET a target, b value; SETBLOCK a target, b filter or NULL,
  *   d body; MACRO name, list parameters (KWARG name, a default), d body; CALLBLOCK the same
- *   with b call; FILTERBLOCK b filter, d body; WITH list target,value,... d body;
+ *   with b call; FILTERBLOCK b filter, d body; WITH list target,value,... d body; BLOCK name, d;
  *   NSREF name.val (assignment target) */
 struct jx_node {
     unsigned char kind, op;
-    bool flag;  /* FOR: recursive; MACRO: body uses varargs */
+    bool flag;  /* FOR: recursive; MACRO: body uses varargs; BLOCK: scoped */
     bool flag2; /* MACRO: body uses kwargs; FOR: body uses loop */
+    bool flag3; /* MACRO: body uses caller */
     uint32_t height;
     uint32_t line;
     uint32_t name;
@@ -290,7 +298,8 @@ struct jx_parser {
     struct jinja *t;
     const struct jx_tok *tok; /* current */
     unsigned depth, in_loop;
-    bool uses_loop, uses_varargs, uses_kwargs;
+    bool uses_loop, uses_varargs, uses_kwargs, uses_caller;
+    struct jx_node *blocks; /* by .e: a name may come once */
     int rc;
     struct err *e;
 };
@@ -331,6 +340,7 @@ struct jx {
     unsigned depth, calls;
     uint32_t line;
     struct jx_scope *scope;
+    struct jx_scope *top;  /* of the template itself: what blocks see */
     struct jx_sb *capture; /* where output goes now; NULL: out */
     struct buf *out, *out_mark;
     int64_t now;
@@ -372,8 +382,9 @@ int64_t jx_len(struct jx_val v);
 struct jx_list *jx_items(struct jx *r, struct jx_val v);
 struct jx_list *jx_dict_pairs(struct jx *r, const struct jx_dict *d, int what); /* 0 k 1 v 2 both */
 bool jx_iterable(struct jx_val v);
+bool jx_is_word_char(uint32_t cp); /* letter or number of any script */
 bool jx_seq_slice(struct jx *r, int64_t n, struct jx_val lo, struct jx_val hi, struct jx_val step,
-                  int64_t out[3]); /* start, count, step */
+                  int64_t out[4]); /* start, count, step, stop */
 
 /* strings: jinja_str.c */
 bool jx_sb_put(struct jx_sb *b, const char *p, size_t n, const unsigned char *mark);
@@ -388,6 +399,7 @@ struct jx_val jx_to_str(struct jx *r, struct jx_val v); /* str(v), markup kept *
 bool jx_repr(struct jx_sb *b, struct jx_val v, unsigned depth);
 void jx_float_repr(double d, char out[40]);
 bool jx_is_space(uint32_t cp);
+bool jx_is_printable(uint32_t cp);                        /* as repr() shows it */
 size_t jx_strip_left(const char *s, size_t n);            /* bytes of leading white space */
 size_t jx_strip_right(const char *s, size_t n);           /* length without trailing white space */
 size_t jx_chars(const char *s, size_t n);                 /* code points */
@@ -413,6 +425,7 @@ struct jx_val jx_fromjson(struct jx *r, struct jx_val self, const struct jx_args
 struct jx_val jx_eval(struct jx *r, const struct jx_node *n);
 struct jx_val jx_getattr(struct jx *r, struct jx_val o, const struct jx_str *name);
 struct jx_val jx_getitem(struct jx *r, struct jx_val o, struct jx_val key);
+struct jx_val jx_binary(struct jx *r, enum jx_op op, struct jx_val a, struct jx_val b);
 struct jx_val jx_add(struct jx *r, struct jx_val a, struct jx_val b);
 struct jx_val jx_call(struct jx *r, struct jx_val fn, const struct jx_args *a);
 struct jx_val jx_call_node(struct jx *r, const struct jx_node *n, const struct jx_val *caller);
@@ -429,6 +442,12 @@ struct jx_scope *jx_scope_push(struct jx *r, struct jx_scope *parent);
 bool jx_assign(struct jx *r, uint32_t name, struct jx_val v);
 struct jx_val jx_loop_run(struct jx *r, struct jx_loop *outer, struct jx_val items);
 
+/* cycler() and joiner(): jinja_objects.c */
+struct jx_val jx_cycler(struct jx *r, struct jx_val self, const struct jx_args *a);
+struct jx_val jx_joiner(struct jx *r, struct jx_val self, const struct jx_args *a);
+struct jx_val jx_cycler_attr(struct jx *r, struct jx_val cycler, const struct jx_str *name);
+struct jx_val jx_join_next(struct jx_val joiner);
+
 /* tables */
 const struct jx_builtin *jx_filter_find(const char *name, size_t n);
 const struct jx_builtin *jx_test_find(const char *name, size_t n);
@@ -440,5 +459,7 @@ const struct jx_builtin *jx_find_in(const struct jx_builtin *table, size_t count
                                     size_t n);
 extern const struct jx_builtin jx_filters_seq[];
 extern const size_t jx_n_filters_seq;
+extern const struct jx_builtin jx_filters_url[];
+extern const size_t jx_n_filters_url;
 
 #endif

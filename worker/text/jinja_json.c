@@ -169,9 +169,10 @@ struct jx_val jx_tojson(struct jx *r, struct jx_val self, const struct jx_args *
     struct jx_val indent = a->v[1], seps = a->v[2];
     d.ascii = jx_truth(&a->v[0]);
     d.sort = jx_truth(&a->v[3]);
-    if (indent.t == JX_INT) {
+    if (indent.t == JX_INT || indent.t == JX_BOOL) {
         struct jx_sb pad = {.r = r};
-        jx_sb_fill(&pad, ' ', (size_t)NUM_MIN(NUM_MAX(indent.u.i, 0), 64));
+        int64_t width = indent.t == JX_INT ? indent.u.i : indent.u.b;
+        jx_sb_fill(&pad, ' ', (size_t)NUM_MIN(NUM_MAX(width, 0), 64));
         d.indent = jx_sb_done(&pad).u.s;
     } else if (indent.t == JX_STR) {
         d.indent = indent.u.s;

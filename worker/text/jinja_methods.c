@@ -99,19 +99,27 @@ METHOD(m_removesuffix)
 
 /* ---- looking ---- */
 
-/* The part of v that start and end (code points) name; *at is its byte offset. */
-static struct jx_str window(struct jx *r, struct jx_val v, const struct jx_args *a, size_t *at)
+/* The part of v that start and end (code points) name; *at is its byte offset, -1 when it would
+ * begin behind v's end: nothing is found there, not even "". */
+static struct jx_str window(struct jx *r, struct jx_val v, const struct jx_args *a, int64_t *at)
 {
-    int64_t cut[3];
+    static const struct jx_str nothing = {"", 0, NULL};
+    int64_t cut[4], n = 0;
     *at = 0;
     if (!given(a->v[1]) && !given(a->v[2]))
         return *v.u.s;
     jx_step(r, v.u.s->n / 64);
-    if (!jx_seq_slice(r, jx_len(v), a->v[1], a->v[2], jx_none(), cut))
-        return (struct jx_str){"", 0, NULL};
-    *at = jx_char_offset(v.u.s->p, v.u.s->n, (size_t)cut[0]);
-    size_t n = jx_char_offset(v.u.s->p + *at, v.u.s->n - *at, (size_t)cut[1]);
-    return (struct jx_str){v.u.s->p + *at, n, NULL};
+    n = jx_len(v);
+    if (!jx_seq_slice(r, n, a->v[1], a->v[2], jx_none(), cut))
+        return nothing;
+    int64_t from = given(a->v[1]) ? int_arg(r, a->v[1], 0) : 0;
+    if (from > n || (from < 0 ? NUM_MAX(from + n, 0) : from) > cut[3]) {
+        *at = -1;
+        return nothing;
+    }
+    *at = (int64_t)jx_char_offset(v.u.s->p, v.u.s->n, (size_t)cut[0]);
+    const char *p = v.u.s->p + *at;
+    return (struct jx_str){p, jx_char_offset(p, v.u.s->n - (size_t)*at, (size_t)cut[1]), NULL};
 }
 
 static bool ends_match(struct jx *r, const struct jx_str *s, struct jx_val with, bool start)
@@ -133,25 +141,27 @@ static bool ends_match(struct jx *r, const struct jx_str *s, struct jx_val with,
 
 METHOD(m_startswith)
 {
-    size_t at;
+    int64_t at;
     struct jx_str s = window(r, v, a, &at);
-    return jx_bool(ends_match(r, &s, a->v[0], true));
+    return jx_bool(ends_match(r, &s, a->v[0], true) && at >= 0);
 }
 
 METHOD(m_endswith)
 {
-    size_t at;
+    int64_t at;
     struct jx_str s = window(r, v, a, &at);
-    return jx_bool(ends_match(r, &s, a->v[0], false));
+    return jx_bool(ends_match(r, &s, a->v[0], false) && at >= 0);
 }
 
 /* Byte offset in v of the first or last hit, or -1. */
 static int64_t search(struct jx *r, struct jx_val v, const struct jx_args *a, bool last)
 {
-    size_t at;
+    int64_t at;
     if (!str_arg(r, a->v[0]))
         return -1;
     struct jx_str s = window(r, v, a, &at);
+    if (at < 0)
+        return -1;
     const struct jx_str *w = a->v[0].u.s;
     int64_t hit = -1;
     if (!last) {
@@ -161,7 +171,7 @@ static int64_t search(struct jx *r, struct jx_val v, const struct jx_args *a, bo
             if (memcmp(s.p + i - 1, w->p, w->n) == 0)
                 hit = (int64_t)i - 1;
     }
-    return hit < 0 ? -1 : hit + (int64_t)at;
+    return hit < 0 ? -1 : hit + at;
 }
 
 static struct jx_val char_index(struct jx *r, struct jx_val v, int64_t byte, bool must)
@@ -193,10 +203,12 @@ METHOD(m_rindex)
 
 METHOD(m_count)
 {
-    size_t at;
+    int64_t at;
     if (!str_arg(r, a->v[0]))
         return v;
     struct jx_str s = window(r, v, a, &at);
+    if (at < 0)
+        return jx_int(0);
     const struct jx_str *w = a->v[0].u.s;
     if (w->n == 0)
         return jx_int((int64_t)jx_chars(s.p, s.n) + 1);
@@ -233,7 +245,7 @@ static bool is_digit(uint32_t cp)
     return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND;
 }
 
-static bool is_alnum(uint32_t cp)
+bool jx_is_word_char(uint32_t cp)
 {
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return is_alpha(cp) || (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
@@ -254,7 +266,7 @@ METHOD(m_isdigit)
 METHOD(m_isalnum)
 {
     UNUSED;
-    return jx_bool(all_chars(v, is_alnum));
+    return jx_bool(all_chars(v, jx_is_word_char));
 }
 
 METHOD(m_isspace)
@@ -280,6 +292,99 @@ METHOD(m_islower)
 {
     (void)a;
     return jx_bool(same_case(r, v, 'l'));
+}
+
+static bool is_numeric(uint32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;
+}
+
+METHOD(m_isnumeric)
+{
+    UNUSED;
+    return jx_bool(all_chars(v, is_numeric));
+}
+
+METHOD(m_isascii)
+{
+    UNUSED;
+    for (size_t i = 0; i < v.u.s->n; i++)
+        if ((unsigned char)v.u.s->p[i] >= 0x80)
+            return jx_bool(false);
+    return jx_bool(true);
+}
+
+METHOD(m_isprintable)
+{
+    UNUSED;
+    return jx_bool(v.u.s->n == 0 || all_chars(v, jx_is_printable));
+}
+
+METHOD(m_isidentifier)
+{
+    UNUSED;
+    const struct jx_str *s = v.u.s;
+    for (size_t at = 0; at < s->n;) {
+        uint32_t cp;
+        bool first = at == 0;
+        at += jx_next_char(s->p + at, s->n - at, &cp);
+        utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+        bool ok = cp == '_' || is_alpha(cp) || c == UTF8PROC_CATEGORY_NL ||
+                  (!first && (c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_MN ||
+                              c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_PC));
+        if (!ok)
+            return jx_bool(false);
+    }
+    return jx_bool(s->n > 0);
+}
+
+METHOD(m_istitle)
+{
+    (void)a;
+    struct jx_val up = jx_case(r, v, 'u'), low = jx_case(r, v, 'l');
+    bool cased = !r->rc && !jx_equal(r, up, low);
+    return jx_bool(cased && !r->rc && jx_equal(r, v, jx_case(r, v, 't')));
+}
+
+METHOD(m_expandtabs)
+{
+    int64_t size = int_arg(r, a->v[0], 8), column = 0;
+    const struct jx_str *s = v.u.s;
+    struct jx_sb b = {.r = r};
+    if (size > 10000)
+        return jx_fail(r, "expandtabs: the tab size is out of range");
+    for (size_t at = 0; at < s->n && !r->rc;) {
+        uint32_t cp;
+        size_t n = jx_next_char(s->p + at, s->n - at, &cp);
+        if (cp == '\t') {
+            int64_t blanks = size > 0 ? size - column % size : 0;
+            jx_step(r, 1 + (uint64_t)blanks / 64);
+            jx_sb_fill(&b, ' ', (size_t)blanks);
+            column += blanks;
+        } else {
+            jx_sb_put(&b, s->p + at, n, s->mark ? s->mark + at : NULL);
+            column = cp == '\n' || cp == '\r' ? 0 : column + 1;
+        }
+        at += n;
+    }
+    return jx_sb_done(&b);
+}
+
+METHOD(m_format_map)
+{
+    if (a->v[0].t != JX_DICT)
+        return jx_fail(r, "format_map takes a dict, not '%s'", jx_type_name(a->v[0].t));
+    const struct jx_dict *d = a->v[0].u.d;
+    struct jx_args named = {.kname = jx_get(r, d->n * sizeof(void *) + 1),
+                            .kv = jx_get(r, d->n * sizeof(struct jx_val) + 1)};
+    for (size_t i = 0; !r->rc && i < d->n; i++) {
+        if (d->e[i].k.t != JX_STR)
+            continue;
+        named.kname[named.nk] = d->e[i].k.u.s;
+        named.kv[named.nk++] = d->e[i].v;
+    }
+    return r->rc ? jx_nil() : jx_str_format(r, v, &named);
 }
 
 /* ---- cutting and joining ---- */
@@ -447,14 +552,23 @@ METHOD(m_replace)
     return jx_replace(r, v, a->v[0].u.s, a->v[1].u.s, count);
 }
 
+static void put_fill(struct jx_sb *b, const struct jx_str *fill, int64_t n)
+{
+    if (fill->n == 1)
+        jx_sb_fill(b, *fill->p, (size_t)n);
+    else
+        for (int64_t i = 0; i < n && jx_step(b->r, 1); i++)
+            jx_sb_str(b, fill);
+}
+
 static struct jx_val pad(struct jx *r, struct jx_val v, const struct jx_args *a, int64_t left_share)
 {
     int64_t width = int_arg(r, a->v[0], 0), n = jx_len(v);
-    char fill = ' ';
-    if (given(a->v[1])) {
-        if (!str_arg(r, a->v[1]) || a->v[1].u.s->n != 1)
-            return jx_fail(r, "the fill must be one ASCII character");
-        fill = a->v[1].u.s->p[0];
+    struct jx_str fill = {" ", 1, NULL};
+    if (a->v[1].t != JX_ABSENT) {
+        if (!str_arg(r, a->v[1]) || jx_len(a->v[1]) != 1)
+            return jx_fail(r, "The fill character must be exactly one character long");
+        fill = *a->v[1].u.s;
     }
     if (r->rc || width <= n)
         return v;
@@ -463,9 +577,9 @@ static struct jx_val pad(struct jx *r, struct jx_val v, const struct jx_args *a,
     int64_t all = width - n;
     int64_t left = left_share == 2 ? all : left_share == 1 ? all / 2 + (all & width & 1) : 0;
     struct jx_sb b = {.r = r};
-    jx_sb_fill(&b, fill, (size_t)left);
+    put_fill(&b, &fill, left);
     jx_sb_str(&b, v.u.s);
-    jx_sb_fill(&b, fill, (size_t)(all - left));
+    put_fill(&b, &fill, all - left);
     return jx_sb_done(&b);
 }
 
@@ -529,10 +643,16 @@ const struct jx_builtin *jx_str_method(const char *name, size_t n)
         {"rpartition", "sep", 1, m_rpartition},
         {"removeprefix", "prefix", 1, m_removeprefix},
         {"removesuffix", "suffix", 1, m_removesuffix},
+        {"expandtabs", "tabsize", 0, m_expandtabs},
+        {"format_map", "mapping", 1, m_format_map},
+        {"isascii", "", 0, m_isascii},
+        {"isidentifier", "", 0, m_isidentifier},
+        {"isprintable", "", 0, m_isprintable},
+        {"istitle", "", 0, m_istitle},
         {"isalpha", "", 0, m_isalpha},
         {"isdigit", "", 0, m_isdigit},
         {"isdecimal", "", 0, m_isdigit},
-        {"isnumeric", "", 0, m_isdigit},
+        {"isnumeric", "", 0, m_isnumeric},
         {"isalnum", "", 0, m_isalnum},
         {"isspace", "", 0, m_isspace},
         {"isupper", "", 0, m_isupper},
@@ -609,7 +729,7 @@ const struct jx_builtin *jx_seq_method(enum jx_type t, const char *name, size_t 
                                                      {"copy", "", 0, m_copy}};
     if (t == JX_DICT)
         return jx_find_in(dict_methods, NUM_COUNT(dict_methods), name, n);
-    if (t == JX_LIST || t == JX_TUPLE)
+    if (t == JX_LIST || t == JX_TUPLE || t == JX_RANGE)
         return jx_find_in(list_methods, t == JX_LIST ? 3 : 2, name, n);
     return NULL;
 }

@@ -255,6 +255,14 @@ static struct jx_node *parse_if(struct jx_parser *p)
     return n;
 }
 
+static bool sets_loop(const struct jx_parser *p, const struct jx_node *target)
+{
+    bool sets = target->kind == N_NAME && target->name == p->t->id_loop;
+    for (uint32_t i = 0; i < target->n && !sets; i++)
+        sets = sets_loop(p, target->list[i]);
+    return sets;
+}
+
 static struct jx_node *parse_for(struct jx_parser *p)
 {
     static const char *const ends[] = {"else", "endfor", NULL};
@@ -273,6 +281,8 @@ static struct jx_node *parse_for(struct jx_parser *p)
     n->d = parse_body(p, ends);
     p->in_loop--;
     n->flag2 = p->uses_loop || n->flag;
+    if (sets_loop(p, n->a))
+        return jx_p_fail(p, "can't assign to the special variable 'loop'");
     p->uses_loop |= outer;
     if (jx_p_skip_name(p, "else"))
         n->e = body_until(p, "endfor");
@@ -318,15 +328,17 @@ static void parse_signature(struct jx_parser *p, struct jx_node *n)
 
 static void parse_macro_body(struct jx_parser *p, struct jx_node *n, const char *end)
 {
-    bool varargs = p->uses_varargs, kwargs = p->uses_kwargs;
+    bool varargs = p->uses_varargs, kwargs = p->uses_kwargs, caller = p->uses_caller;
     unsigned in_loop = p->in_loop;
-    p->uses_varargs = p->uses_kwargs = false;
+    p->uses_varargs = p->uses_kwargs = p->uses_caller = false;
     p->in_loop = 0;
     n->d = body_until(p, end);
     n->flag = p->uses_varargs;
     n->flag2 = p->uses_kwargs;
-    p->uses_varargs = varargs;
-    p->uses_kwargs = kwargs;
+    n->flag3 = p->uses_caller;
+    p->uses_varargs |= varargs; /* a macro takes what one inside it names */
+    p->uses_kwargs |= kwargs;
+    p->uses_caller |= caller;
     p->in_loop = in_loop;
 }
 
@@ -382,6 +394,41 @@ static struct jx_node *parse_generation(struct jx_parser *p)
     return n;
 }
 
+static struct jx_node *parse_block(struct jx_parser *p)
+{
+    struct jx_node *n = jx_p_node(p, N_BLOCK);
+    n->name = parse_target_name(p)->name;
+    for (const struct jx_node *b = p->blocks; b && !p->rc; b = b->e)
+        if (b->name == n->name)
+            return jx_p_fail(p, "a block of this name is there already");
+    n->e = p->blocks;
+    p->blocks = n;
+    n->flag = jx_p_skip_name(p, "scoped");
+    if (jx_p_is_name(p, "required"))
+        return jx_p_fail(p, "a required block is not supported");
+    unsigned in_loop = p->in_loop;
+    p->in_loop = 0;
+    const char *const ends[] = {"endblock", NULL};
+    expect_end(p);
+    n->d = parse_body(p, ends);
+    advance(p);
+    if (p->tok->type == T_NAME && jx_p_intern(p, p->tok->s, p->tok->n) == n->name)
+        advance(p);
+    expect_end(p);
+    p->in_loop = in_loop;
+    return n;
+}
+
+/* Nothing is escaped here, so that only `false` may stand behind it. */
+static struct jx_node *parse_autoescape(struct jx_parser *p)
+{
+    struct jx_node *n = jx_p_node(p, N_WITH);
+    if (!jx_p_skip_name(p, "false") && !jx_p_skip_name(p, "False"))
+        return jx_p_fail(p, "autoescape is not supported");
+    n->d = body_until(p, "endautoescape");
+    return n;
+}
+
 static struct jx_node *parse_print(struct jx_parser *p)
 {
     struct jx_node *all = jx_p_node(p, N_SEQ);
@@ -423,6 +470,8 @@ static const struct {
                   {"filter", parse_filterblock},
                   {"with", parse_with},
                   {"generation", parse_generation},
+                  {"block", parse_block},
+                  {"autoescape", parse_autoescape},
                   {"print", parse_print},
                   {"break", parse_break},
                   {"continue", parse_continue}};
@@ -434,6 +483,10 @@ static struct jx_node *parse_statement(struct jx_parser *p)
     for (size_t i = 0; i < NUM_COUNT(STATEMENTS); i++)
         if (jx_p_skip_name(p, STATEMENTS[i].name))
             return STATEMENTS[i].parse(p);
+    static const char *const loads[] = {"extends", "include", "import", "from"};
+    for (size_t i = 0; i < NUM_COUNT(loads); i++)
+        if (jx_p_is_name(p, loads[i]))
+            return jx_p_fail(p, "'%s' is not supported: a chat template stands alone", loads[i]);
     return jx_p_fail(p, "unknown tag '%.*s'", (int)NUM_MIN(p->tok->n, (size_t)40), p->tok->s);
 }
 

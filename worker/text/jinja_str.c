@@ -118,7 +118,7 @@ void jx_float_repr(double d, char out[40])
     }
 }
 
-static bool printable(uint32_t cp)
+bool jx_is_printable(uint32_t cp)
 {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_CC:
@@ -150,7 +150,7 @@ static void repr_str(struct jx_sb *b, const struct jx_str *s)
             snprintf(esc, sizeof esc, "\\%c", (char)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
             snprintf(esc, sizeof esc, "\\%c", cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't');
-        else if (cp >= 0x80 ? !printable(cp) : (cp < 0x20 || cp == 0x7F))
+        else if (cp >= 0x80 ? !jx_is_printable(cp) : (cp < 0x20 || cp == 0x7F))
             snprintf(esc, sizeof esc,
                      cp < 0x100     ? "\\x%02x"
                      : cp < 0x10000 ? "\\u%04x"
@@ -204,12 +204,21 @@ bool jx_repr(struct jx_sb *b, struct jx_val v, unsigned depth)
     case JX_STR:
         if (v.markup)
             jx_sb_puts(b, "Markup(");
+        jx_step(b->r, v.u.s->n / 32);
         repr_str(b, v.u.s);
         return v.markup ? jx_sb_puts(b, ")") : !b->r->rc;
     case JX_LIST:
     case JX_TUPLE:
         repr_list(b, v, depth);
         break;
+    case JX_RANGE: {
+        const int64_t *g = v.u.l->range;
+        snprintf(num, sizeof num, "range(%lld, %lld", (long long)g[0], (long long)g[1]);
+        jx_sb_puts(b, num);
+        snprintf(num, sizeof num, ", %lld", (long long)g[2]);
+        jx_sb_puts(b, g[2] == 1 ? "" : num);
+        return jx_sb_puts(b, ")");
+    }
     case JX_VIEW:
         jx_sb_puts(b, v.u.l->view);
         jx_sb_puts(b, "(");

@@ -375,6 +375,7 @@ const char *jx_type_name(enum jx_type t)
         [JX_ABSENT] = "nothing", [JX_UNDEF] = "Undefined", [JX_NONE] = "NoneType",
         [JX_BOOL] = "bool",      [JX_INT] = "int",         [JX_FLOAT] = "float",
         [JX_STR] = "str",        [JX_LIST] = "list",       [JX_TUPLE] = "tuple",
+        [JX_RANGE] = "range",    [JX_CYCLER] = "Cycler",   [JX_JOINER] = "Joiner",
         [JX_VIEW] = "dict view", [JX_GEN] = "generator",   [JX_DICT] = "dict",
         [JX_NS] = "Namespace",   [JX_MACRO] = "Macro",     [JX_FUNC] = "function",
         [JX_METHOD] = "method",  [JX_LOOP] = "LoopContext"};
@@ -420,6 +421,7 @@ int64_t jx_len(struct jx_val v)
         return (int64_t)jx_chars(v.u.s->p, v.u.s->n);
     case JX_LIST:
     case JX_TUPLE:
+    case JX_RANGE:
     case JX_VIEW:
         return (int64_t)v.u.l->n;
     case JX_DICT:
@@ -442,6 +444,7 @@ struct jx_list *jx_items(struct jx *r, struct jx_val v)
     switch (v.t) {
     case JX_LIST:
     case JX_TUPLE:
+    case JX_RANGE:
     case JX_VIEW:
         return v.u.l;
     case JX_UNDEF:
@@ -450,6 +453,10 @@ struct jx_list *jx_items(struct jx *r, struct jx_val v)
         l = jx_list_new(r, 0);
         if (!l)
             return NULL;
+        if (v.u.l->error) {
+            r->rc = err_set(r->e, Q_EINVAL, "%s", v.u.l->error);
+            return NULL;
+        }
         if (v.u.l->pos < v.u.l->n) {
             l->v = v.u.l->v + v.u.l->pos;
             l->n = l->cap = v.u.l->n - v.u.l->pos;
@@ -465,7 +472,9 @@ struct jx_list *jx_items(struct jx *r, struct jx_val v)
         while (l && at < v.u.s->n && !r->rc) {
             uint32_t cp;
             size_t n = jx_next_char(v.u.s->p + at, v.u.s->n - at, &cp);
-            jx_list_push(r, l, jx_sub(r, v, at, n));
+            struct jx_val c = jx_sub(r, v, at, n);
+            c.markup = 0;
+            jx_list_push(r, l, c);
             at += n;
         }
         return l;
@@ -503,6 +512,7 @@ static bool equal_at(struct jx *r, struct jx_val a, struct jx_val b, unsigned de
         return a.u.s->n == b.u.s->n && memcmp(a.u.s->p, b.u.s->p, a.u.s->n) == 0;
     case JX_LIST:
     case JX_TUPLE:
+    case JX_RANGE:
         if (a.u.l->n != b.u.l->n)
             return false;
         for (size_t i = 0; i < a.u.l->n; i++)
@@ -610,7 +620,7 @@ static bool slice_part(struct jx *r, struct jx_val v, int64_t *out)
 }
 
 bool jx_seq_slice(struct jx *r, int64_t n, struct jx_val lo, struct jx_val hi, struct jx_val step,
-                  int64_t out[3])
+                  int64_t out[4])
 {
     int64_t by = 1, from, to;
     if (slice_part(r, step, &by) && by == 0) {
@@ -627,6 +637,7 @@ bool jx_seq_slice(struct jx *r, int64_t n, struct jx_val lo, struct jx_val hi, s
         to = to < 0 ? NUM_MAX(to + n, least) : NUM_MIN(to, most);
     out[0] = from;
     out[2] = by;
+    out[3] = to;
     if (by > 0)
         out[1] = from < to ? (to - from - 1) / by + 1 : 0;
     else

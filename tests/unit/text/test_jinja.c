@@ -105,6 +105,66 @@ static void test_operators(void **state)
           {"{{ d }}", "{'a': 1, 'b': [1, 2, {'c': \"x'y\"}], 'items': 5}"});
 }
 
+/* What random programs beside Jinja2 showed to be different once. */
+static void test_corners(void **state)
+{
+    (void)state;
+    CHECK(
+        {"{{ range(4) }}{{ range(5, 1, -2)[1:] }}", "range(0, 4)range(3, 1, -2)"},
+        {"{{ range(2) + [1] }}", NULL}, {"{{ range(3)|list + [7] }}", "[0, 1, 2, 7]"},
+        {"{{ range(2) == [0, 1] }}{{ range(2) == range(0, 2) }}", "FalseTrue"},
+        {"{{ range(3)|tojson }}", NULL}, {"{{ range(2) * 2 }}", NULL},
+        {"{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}", "aba"},
+        {"{% set j = joiner('; ') %}{% for x in l %}{{ j() }}{{ x }}{% endfor %}", "3; 1; 2"},
+        {"{% block a %}x{{ s[:2] }}{% endblock a %}", "xHe"},
+        {"{% for i in l %}{% block a %}{{ i }}{% endblock %}{% endfor %}", ""},
+        {"{% for i in l %}{% block a scoped %}{{ i }}{% endblock %}{% endfor %}", "312"},
+        {"{% block a %}{% endblock %}{% block a %}{% endblock %}", NULL},
+        {"{% autoescape false %}<{{ s[:1] }}{% endautoescape %}", "<H"},
+        {"{% autoescape true %}x{% endautoescape %}", NULL}, {"{% include 'x' %}", NULL},
+        {"{{ self }}", NULL}, {"{{ d|pprint }}", NULL}, {"{{ l|random }}", NULL},
+        {"{{ '123'|int(-1, 2) }} {{ '0x1f'|int(0, 16) }} {{ '0b11'|int(0, 0) }}", "123 31 3"},
+        {"{{ '1_000'|int }} {{ '_1'|int }} {{ ' -3.9 '|int }} {{ 'inf'|int(5) }}", "1000 0 -3 5"},
+        {"{{ 1e22|int }}", NULL},
+        {"{{ '1e3'|float }} {{ 'nan'|float }} {{ '0x1'|float }}", "1000.0 nan 0.0"},
+        {"{{ (-8) ** 0.5 }}", NULL}, {"{{ 2.0 ** 5000 }}", NULL},
+        {"{{ 0.0 // -15 }} {{ 7.5 // -2 }} {{ -7.5 % 2 }}", "-0.0 -4.0 0.5"},
+        {"{{ 3 / 9007199254740993 }}", "3.330669073875469e-16"}, {"{{ 2.5|round(1, 'x') }}", NULL},
+        {"{{ 1e300|round(-1) }} {{ 15|round(-1) }}", "1e+300 20"},
+        {"{{ '%.5d|%5.3d|%c%c|%%' % (7, 8, 65, 'é') }}", "00007|  008|Aé|%"},
+        {"{{ '%c' % 'ab' }}", NULL}, {"{{ '%#x' % 2.0 }}", NULL}, {"{{ '%5%' % 1 }}", NULL},
+        {"{{ '%#.3g %a' % (2.0, 'é') }}", "2.00 '\\xe9'"},
+        {"{{ '{:{}}|{:_}|{:c}|{:<05}|{:+}'.format(7, 3, 12345, 65, 1.5, 2.5) }}",
+         "  7|12_345|A|1.500|+2.5"},
+        {"{{ '{:s}'.format(5) }}", NULL}, {"{{ '{:+}'.format('a') }}", NULL},
+        {"{{ '{:5}'.format([1]) }}", NULL}, {"{{ '{:.2}'.format(5) }}", NULL},
+        {"{% macro m() %}x{% endmacro %}{% call m() %}y{% endcall %}", NULL},
+        {"{% macro m() %}{{ caller() }}{% endmacro %}{{ m.caller }}{{ m.catch_kwargs }}",
+         "TrueFalse"},
+        {"{% for loop in l %}x{% endfor %}", NULL}, {"{{ dict(namespace(a=1)) }}", NULL},
+        {"{{ namespace(namespace()) }}", NULL}, {"{{ users|selectattr('age.x.y')|first }}", NULL},
+        {"{{ users|selectattr('name', 'eq', 'Bob')|map('nofilter') is defined }}", "True"},
+        {"{% set g = [{'a': 1}, 5]|map('items') %}{{ g is defined }}", "True"},
+        {"{{ [{'f': {'n': 1}}, {}]|selectattr('f.n')|first }}", "{'f': {'n': 1}}"},
+        {"{{ [{'f': {'n': 1}}, {}]|selectattr('f.n')|list }}", NULL},
+        {"{{ users|sort(attribute='nothing')|map(attribute='name')|join }}", "BobaliceCarl"},
+        {"{{ users|sort(attribute='age,name') }}", NULL},
+        {"{{ users|groupby('age', default=0)|map(attribute='grouper')|list }}", "[0, 25, 30]"},
+        {"{{ l|groupby(attribute='x')|list }}", NULL},
+        {"{{ 'a b/é'|urlencode }} {{ {'a b': 'c/d'}|urlencode }}", "a%20b/%C3%A9 a+b=c%2Fd"},
+        {"{{ {'a': '<', 'b': none}|xmlattr }}", " a=\"&lt;\""}, {"{{ {'a b': 1}|xmlattr }}", NULL},
+        {"{{ 1500|filesizeformat }} {{ 2048|filesizeformat(true) }}", "1.5 kB 2.0 KiB"},
+        {"{{ ''.find('', 5) }} {{ 'abc'.startswith('', 5) }} {{ 'abc'.find('', 3) }}",
+         "-1 False 3"},
+        {"{{ 'a\tb'.expandtabs(4) }} {{ 'Ab Cd'.istitle() }} {{ '{a}'.format_map({'a': 1}) }}",
+         "a   b True 1"},
+        {"{{ 'x'.rjust(3, 'é') }}", "ééx"}, {"{{ ('ab'|safe|list)[0] ~ '<' }}", "a<"},
+        {"{% filter length %}abc{% endfilter %}", NULL}, {"{{ [1]|sum(start='a') }}", NULL},
+        {"{{ [3, 1]|batch(0)|list }}", "[[], [3, 1]]"}, {"{{ 'é x🙂'|wordcount }}", "2"},
+        {"{{ [1] is filter }}", NULL}, {"{{ {'b': 1}|tojson(indent=true) }}", "{\n \"b\": 1\n}"},
+        {"{{ 5|divisibleby }}", NULL}, {"{{ 6 is divisibleby(true) }}", "True"});
+}
+
 static void test_values(void **state)
 {
     (void)state;
@@ -725,13 +785,14 @@ static void test_marks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_operators),     cmocka_unit_test(test_values),
-        cmocka_unit_test(test_methods),       cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_tojson),        cmocka_unit_test(test_filters),
-        cmocka_unit_test(test_tests),         cmocka_unit_test(test_undefined),
-        cmocka_unit_test(test_syntax),        cmocka_unit_test(test_statements),
-        cmocka_unit_test(test_whitespace),    cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_parser_limits), cmocka_unit_test(test_raise),
-        cmocka_unit_test(test_threads),       cmocka_unit_test(test_marks)};
+        cmocka_unit_test(test_operators),  cmocka_unit_test(test_corners),
+        cmocka_unit_test(test_values),     cmocka_unit_test(test_methods),
+        cmocka_unit_test(test_formats),    cmocka_unit_test(test_tojson),
+        cmocka_unit_test(test_filters),    cmocka_unit_test(test_tests),
+        cmocka_unit_test(test_undefined),  cmocka_unit_test(test_syntax),
+        cmocka_unit_test(test_statements), cmocka_unit_test(test_whitespace),
+        cmocka_unit_test(test_limits),     cmocka_unit_test(test_parser_limits),
+        cmocka_unit_test(test_raise),      cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_marks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
