@@ -325,7 +325,10 @@ static void on_closed(void *ctx, struct door_link *l)
     if (!w || w->link != l)
         return;
     w->link = NULL;
-    membership_broken(&c->members, w, "its stream broke");
+    if (door_link_left(l))
+        membership_left(&c->members, w);
+    else
+        membership_broken(&c->members, w, "its stream broke");
 }
 
 static void on_batch_end(void *ctx)
@@ -355,6 +358,7 @@ static void worker_changed(void *ctx, struct cs_worker *w, enum cs_worker_state 
             if (hit)
                 buf_printf(&b, "%s'%s'", b.len ? ", " : "", m->uid);
         }
+        log_info("control", "worker %s is gone: %s", w->address, why);
         log_error("control", "Worker dead. address: %s, influenced models: [%s]", w->address,
                   buf_cstr(&b));
         buf_fini(&b);

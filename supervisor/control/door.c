@@ -34,7 +34,9 @@ struct door_link {
     struct event over;         /* the last word needs no memory */
     struct rpc_stream *stream; /* our reference */
     struct door_link *next, **at;
-    bool known; /* in the list: loop thread */
+    bool known;   /* in the list: loop thread */
+    bool goodbye; /* the worker has ended its side: rpc thread until closed */
+    bool left;    /* and it was not the connection that broke */
     void *data;
 };
 
@@ -61,16 +63,17 @@ static void on_message(struct rpc_stream *s, const void *data, size_t n, void *c
 
 static void on_end(struct rpc_stream *s, void *ctx)
 {
-    (void)ctx;
+    struct door_link *l = ctx;
+    l->goodbye = true;
     rpc_stream_finish(s, RPC_OK, "");
 }
 
 static void on_close(struct rpc_stream *s, enum rpc_status status, const char *msg, void *ctx)
 {
     (void)s;
-    (void)status;
     (void)msg;
     struct door_link *l = ctx;
+    l->left = l->goodbye && status == RPC_OK;
     mbox_push_force(&l->d->box, &l->over.msg);
 }
 
@@ -220,6 +223,11 @@ void door_link_set_data(struct door_link *l, void *data)
 const char *door_link_peer(const struct door_link *l)
 {
     return rpc_stream_peer(l->stream);
+}
+
+bool door_link_left(const struct door_link *l)
+{
+    return l->left;
 }
 
 void door_send(struct door_link *l, const Quire__SupervisorDown *down)

@@ -9,6 +9,8 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
+
 #include <uv.h>
 
 struct door;
@@ -34,6 +36,8 @@ void door_close(struct door *d, void (*closed)(void *ctx), void *ctx);
 void *door_link_data(const struct door_link *l);
 void door_link_set_data(struct door_link *l, void *data);
 const char *door_link_peer(const struct door_link *l);
+/* From `closed`: the worker said goodbye, nothing broke. */
+bool door_link_left(const struct door_link *l);
 /* A stream that does not take a command is broken: it is cancelled, closed follows. */
 void door_send(struct door_link *l, const struct Quire__SupervisorDown *down);
 void door_drop(struct door_link *l, const char *why);

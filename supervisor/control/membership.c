@@ -115,6 +115,12 @@ void membership_broken(struct membership *m, struct cs_worker *w, const char *wh
         set_state(m, w, CS_SUSPECT, why);
 }
 
+void membership_left(struct membership *m, struct cs_worker *w)
+{
+    w->connected = false;
+    set_state(m, w, CS_DEAD, "it said goodbye");
+}
+
 static bool mass_failure(const struct membership *m, uint64_t now_ms)
 {
     size_t n = 0, missing = 0;

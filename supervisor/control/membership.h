@@ -4,8 +4,8 @@
  *
  *             hello, renew                    stream broke, or 1.5 s without a renewal
  *        +--------------------+   ALIVE  ------------------------------------> SUSPECT
- *        |                    +--- ^                                              |
- *      DEAD <-------------------------------------------- 5 s without a renewal --+
+ *        |                    +--- ^ |                                            |
+ *      DEAD <-------- goodbye -------+ <----------------- 5 s without a renewal --+
  *
  * Suspect: nothing is killed or moved. Dead: what it ran is placed elsewhere. Two brakes:
  * when this process itself was stalled, all leases are extended by the stall; when over a third
@@ -46,6 +46,8 @@ Q_MUST_CHECK int membership_hello(struct membership *m, const struct member_hell
                                   uint64_t now_ms, double now_unix, struct cs_worker **out,
                                   bool *fresh, struct err *e);
 void membership_renew(struct membership *m, struct cs_worker *w, uint64_t now_ms, double now_unix);
+/* It said goodbye: all that it ran has ended. Nobody waits for a sign of life. */
+void membership_left(struct membership *m, struct cs_worker *w);
 /* Its stream is gone. */
 void membership_broken(struct membership *m, struct cs_worker *w, const char *why);
 void membership_tick(struct membership *m, uint64_t now_ms);

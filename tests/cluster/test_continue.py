@@ -213,6 +213,20 @@ def test_a_terminated_model_ends_its_answers(pair, launched):
     assert events[-1]["error"]["code"] == "replica_lost" and len(events) > 5
 
 
+def test_a_machine_that_leaves_is_not_noticed(cluster):
+    cluster.env["QUIRE_CPU"] = "ref"
+    cluster.start_supervisor()
+    first = cluster.start_worker()
+    cluster.wait_workers(1)
+    cluster.launch(model_name="story", model_uid="s")
+    as_stream = streamed(cluster, "s", "seeded")
+    cluster.start_worker()
+    cluster.wait_workers(2)
+    assert streamed(cluster, "s", "seeded", [15], lambda _: first.terminate()) == as_stream
+    # Nobody waits for a sign of life from a worker that said goodbye.
+    assert "it said goodbye" in cluster.log(0) and "no sign of life" not in cluster.log(0)
+
+
 def test_a_killed_machine_is_not_noticed(cluster):
     cluster.env["QUIRE_CPU"] = "ref"
     cluster.start_supervisor()
