@@ -181,7 +181,8 @@ uint32_t kern_token_block(const struct kern_mat *m, uint32_t n_tokens)
         most = NUM_MAX(most, (uint32_t)MIN_BLOCK);
     }
     uint32_t blocks = (n_tokens + most - 1) / most;
-    return blocks < 2 ? n_tokens : ((n_tokens + blocks - 1) / blocks + 7) / 8 * 8;
+    /* Tiles are of 4, 6 or 8 tokens. */
+    return blocks < 2 ? n_tokens : ((n_tokens + blocks - 1) / blocks + 11) / 12 * 12;
 }
 
 void kern_panels_mul(const struct kern_mat *m, uint32_t from, uint32_t to, const void *acts,

@@ -118,6 +118,9 @@ INLINE void rows_store(float *p, __m512 v, uint32_t n)
 #define vf_load     _mm512_load_ps
 #define vf_store    _mm512_store_ps
 #define TILE        8
+#define WIDE_PANELS 4
+#define WIDE_TILE   6
+#define HALVES_TILE 6
 #define GEMM_TOKENS 3
 #include "quant/kern_gemm_simd.h"
 

@@ -13,6 +13,9 @@ INLINE void store_codes(uint8_t *p, __m256i v)
 #define vi_dot      _mm256_dpbusd_avx_epi32
 #define vi_store    store_codes
 #define TILE        4
+#define WIDE_PANELS 2
+#define WIDE_TILE   4
+#define HALVES_TILE 4
 #define GEMM_TOKENS 3
 #include "quant/kern_gemm_simd.h"
 

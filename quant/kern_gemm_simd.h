@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kern_gemm_simd.h - quantised panels times many tokens, for levels with a dot product of bytes.
  *
- * A strip of up to STRIP blocks (32 columns each) of one or two panels is unpacked once into a
- * buffer that stays in the first-level cache: codes as bytes, scales as floats. Then all tokens
- * pass over it, up to TILE at a time. Two panels share each broadcast of four activation codes:
- * with one, loads are as scarce as multiplications. The integer sums of a block live in
- * registers; the f32 accumulators don't fit beside them and are kept in memory, one load and
- * one store for eight dot products. Between strips they rest in `out`. Arithmetic: kern_impl.h.
+ * A strip of up to STRIP blocks (32 columns each) of a few panels is unpacked once into a buffer
+ * that stays in the first-level cache: codes as bytes, scales as floats. Then all tokens pass
+ * over it, a tile of them at a time. Panels share each broadcast of four activation codes: with
+ * one, loads are as scarce as multiplications, and a core that shares its front end with another
+ * program has too few of both; so where there are registers four panels go with WIDE_TILE tokens.
+ * The integer sums of a block live in registers; the f32 accumulators don't fit beside them and
+ * are kept in memory, one load and one store for eight dot products. Between strips they rest in
+ * `out`. Arithmetic: kern_impl.h.
  *
- * The including file defines what kern_simd.h asks for, R, TILE (tokens at once: 4 or 8), bcast4,
- * ask_ahead, ask_line(p): a line of memory is wanted soon, vi_dot(sum, unsigned bytes, signed
- * bytes), vi_store, vf_load, vf_store, vf_zero, and rows_load(p, n), rows_store(p, v, n): the first
- * n of R floats anywhere. */
+ * The including file defines what kern_simd.h asks for, R, TILE (tokens at once: 4 or 8),
+ * WIDE_PANELS and WIDE_TILE (4 and 6, or 2 and TILE), HALVES_TILE (4 or 6: with two scales),
+ * bcast4, ask_ahead, ask_line(p): a line of memory is wanted soon, vi_dot(sum, unsigned bytes,
+ * signed bytes), vi_store, vf_load, vf_store, vf_zero, and rows_load(p, n), rows_store(p, v, n):
+ * the first n of R floats anywhere. */
 
-/* Tokens at once are enough for unpacking to cost little beside them. */
-enum { STRIP = 16, SLAB_BYTES = 512 << 10, BLOCK_TOKENS = 128 };
+/* So many tokens at once that unpacking costs little beside them. */
+enum { STRIP = 16, SLAB_BYTES = 512 << 10, BLOCK_TOKENS = 132 };
 
 struct strip_block {
     alignas(64) uint8_t code[8][4 * R]; /* [g]: column 4g + j of row r at 4r + j */
@@ -22,9 +25,9 @@ struct strip_block {
     float less[R]; /* -KERN_MAGIC_F times the first scale */
 };
 
-/* What a tile works on: strips of one or two panels, the second STRIP blocks after the first. */
+/* What a tile works on: strips of neighbouring panels. */
 struct gemm {
-    const struct strip_block *strip;
+    const struct strip_block *strip; /* room_of(panels) blocks of each */
     unsigned n_blocks;
     const struct kern_act *acts;
     size_t stride, start; /* blocks of a token; place of the sum's start in struct kern_act */
@@ -34,7 +37,8 @@ struct gemm {
     bool first;      /* nothing in out yet */
     /* Every block of a tile asks for so many lines of each panel's next strip: so they arrive
      * while there is work to do. */
-    const uint8_t *ask[2];
+    const uint8_t *ask;
+    size_t ask_stride;
     unsigned ask_lines;
 };
 
@@ -98,13 +102,18 @@ INLINE void strip_unpack(const struct kern_shape s, const uint8_t *p, unsigned n
     }
 }
 
-INLINE void ask_lines(const struct gemm *m, unsigned b)
+INLINE void ask_lines(const struct gemm *m, unsigned panels, unsigned b)
 {
-    size_t at = (size_t)64 * m->ask_lines * b;
-    for (unsigned k = 0; k < m->ask_lines; k++) {
-        ask_line(m->ask[0] + at + 64 * k);
-        ask_line(m->ask[1] + at + 64 * k);
+    const uint8_t *at = m->ask + (size_t)64 * m->ask_lines * b;
+    for (unsigned k = 0; k < m->ask_lines; k++, at += 64) {
+        UNROLL for (unsigned p = 0; p < panels; p++) ask_line(at + p * m->ask_stride);
     }
+}
+
+/* Strips of panels that are worked on together share one buffer. */
+INLINE unsigned room_of(unsigned panels)
+{
+    return panels > 2 ? STRIP / 2 : STRIP;
 }
 
 INLINE vi gemm_sum(const struct kern_shape s, size_t start, const struct kern_act *x)
@@ -117,16 +126,16 @@ INLINE vi gemm_sum(const struct kern_shape s, size_t start, const struct kern_ac
 }
 
 /* Tokens at once. With two scales the first halves' sums need registers too. */
-INLINE uint32_t tile_of(const struct kern_shape s)
+INLINE uint32_t tile_of(const struct kern_shape s, unsigned panels)
 {
-    return halves(s) ? 4 : TILE;
+    return halves(s) ? HALVES_TILE : panels > 2 ? WIDE_TILE : TILE;
 }
 
 /* Accumulator i is of token i / panels and panel i % panels. */
 INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const unsigned panels,
                       const unsigned tile, uint32_t t0)
 {
-    enum { MOST = 2 * TILE };
+    enum { MOST = WIDE_PANELS * WIDE_TILE > 2 * TILE ? WIDE_PANELS * WIDE_TILE : 2 * TILE };
     alignas(64) float acc[MOST][R];
     vf part[MOST]; /* of the first halves */
     const unsigned n = tile * panels;
@@ -144,7 +153,12 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
     }
     for (unsigned b = 0; b < m->n_blocks; b++, a++, w++) {
         vi sum[MOST];
-        ask_lines(m, b);
+        ask_lines(m, panels, b);
+        /* With two panels, whose strips are twice as long, there is no room for the next tile. */
+        if (panels > 2) {
+            UNROLL for (unsigned t = 0; t < tile; t++)
+                __builtin_prefetch(&a[(t + tile) * stride], 0, 3);
+        }
         UNROLL for (unsigned i = 0; i < n; i++) sum[i] =
             gemm_sum(s, start, &a[i / panels * stride]);
         UNROLL for (unsigned g = 0; g < 8; g++)
@@ -152,12 +166,14 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
             if (g == 4 && halves(s)) {
                 UNROLL for (unsigned i = 0; i < n; i++)
                 {
-                    const struct strip_block *v = w + i % panels * STRIP;
+                    const struct strip_block *v = w + i % panels * room_of(panels);
                     part[i] = scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less));
                     sum[i] = start_sum(s, &a[i / panels * stride], 1);
                 }
             }
-            vi c[2] = {vi_load(w->code[g]), vi_load(w[(panels - 1) * STRIP].code[g])};
+            vi c[WIDE_PANELS];
+            UNROLL for (unsigned p = 0; p < panels; p++) c[p] =
+                vi_load(w[p * room_of(panels)].code[g]);
             UNROLL for (unsigned t = 0; t < tile; t++)
             {
                 vi x = bcast4(a[t * stride].q + 4 * g);
@@ -167,7 +183,7 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
         }
         UNROLL for (unsigned i = 0; i < n; i++)
         {
-            const struct strip_block *v = w + i % panels * STRIP;
+            const struct strip_block *v = w + i % panels * room_of(panels);
             vf one = halves(s) ? part[i] : scaled(sum[i], vf_load(v->scale[0]), vf_load(v->less));
             vf_store(acc[i],
                      finish_block(s, vf_load(v->scale[1]), vf_load(v->min[0]), vf_load(v->min[1]),
@@ -199,18 +215,34 @@ INLINE void gemm_tile(const struct kern_shape s, const struct gemm *m, const uns
     GEMM_CASE(shape, panels, 7)                                                                    \
     GEMM_CASE(shape, panels, 8)
 #endif
-#define GEMM_TILES(name, shape, cases)                                                             \
+#if WIDE_PANELS > 2
+#define GEMM_CASES_WIDE(shape)                                                                     \
+    GEMM_CASES_4(shape, WIDE_PANELS)                                                               \
+    GEMM_CASE(shape, WIDE_PANELS, 5)                                                               \
+    GEMM_CASE(shape, WIDE_PANELS, 6)
+#else
+#define GEMM_CASES_WIDE(shape)
+#endif
+#if HALVES_TILE > 4
+#define GEMM_CASES_HALVES(shape, panels)                                                           \
+    GEMM_CASES_4(shape, panels)                                                                    \
+    GEMM_CASE(shape, panels, 5)                                                                    \
+    GEMM_CASE(shape, panels, 6)
+#else
+#define GEMM_CASES_HALVES GEMM_CASES_4
+#endif
+#define GEMM_TILES(name, shape, cases, wide)                                                       \
     static void name(const struct gemm *m, unsigned panels, unsigned tile, uint32_t t0)            \
     {                                                                                              \
         switch (16 * panels + tile) {                                                              \
-            cases(shape, 1) cases(shape, 2)                                                        \
+            cases(shape, 1) cases(shape, 2) wide                                                   \
         }                                                                                          \
     }
-GEMM_TILES(gemm_one, GEMM_ONE, GEMM_CASES)
-GEMM_TILES(gemm_min, GEMM_MIN, GEMM_CASES)
-GEMM_TILES(gemm_halves, GEMM_HALVES, GEMM_CASES_4)
-GEMM_TILES(gemm_halves_4, GEMM_HALVES_4, GEMM_CASES_4)
-GEMM_TILES(gemm_halves_min, GEMM_HALVES_MIN, GEMM_CASES_4)
+GEMM_TILES(gemm_one, GEMM_ONE, GEMM_CASES, GEMM_CASES_WIDE(GEMM_ONE))
+GEMM_TILES(gemm_min, GEMM_MIN, GEMM_CASES, GEMM_CASES_WIDE(GEMM_MIN))
+GEMM_TILES(gemm_halves, GEMM_HALVES, GEMM_CASES_HALVES, )
+GEMM_TILES(gemm_halves_4, GEMM_HALVES_4, GEMM_CASES_HALVES, )
+GEMM_TILES(gemm_halves_min, GEMM_HALVES_MIN, GEMM_CASES_HALVES, )
 
 INLINE void gemm_tokens(const struct kern_shape s, const struct gemm *m, unsigned panels,
                         uint32_t from, uint32_t to)
@@ -236,29 +268,27 @@ INLINE void gemm_tokens(const struct kern_shape s, const struct gemm *m, unsigne
     }
 }
 
-/* Bytes of STRIP blocks in a panel. */
-INLINE size_t strip_bytes(const struct kern_shape s)
+/* Bytes of n blocks, whole supers, in a panel. */
+INLINE size_t blocks_bytes(const struct kern_shape s, size_t n)
 {
     const size_t block = kern_scale_bytes(&s, R) + kern_code_bytes(&s, R);
-    return STRIP * block + STRIP * 32 / kern_super_cols(&s) * kern_head_bytes(&s, R);
+    return n * block + n * 32 / kern_super_cols(&s) * kern_head_bytes(&s, R);
 }
 
-/* One strip of one or two panels and all tokens; next: what follows it. */
+/* One strip and all tokens; next: what follows it. */
 INLINE void gemm_strip(const struct kern_shape s, struct gemm *m, unsigned panels,
-                       uint32_t n_tokens, const uint8_t *next, size_t panel_bytes)
+                       uint32_t n_tokens, const uint8_t *next)
 {
-    const uint32_t tiles = (n_tokens + tile_of(s) - 1) / tile_of(s);
-    const size_t bytes = strip_bytes(s);
+    const uint32_t tiles = (n_tokens + tile_of(s, panels) - 1) / tile_of(s, panels);
+    const size_t bytes = blocks_bytes(s, room_of(panels));
     size_t asked = 0;
-    m->ask[0] = next;
-    m->ask[1] = next + panel_bytes;
+    m->ask = next;
     m->ask_lines = (unsigned)(bytes / 64 / (tiles * m->n_blocks)) + 1;
     for (uint32_t i = 0; i < tiles; i++) {
         gemm_tokens(s, m, panels, (uint32_t)((uint64_t)n_tokens * i / tiles),
                     (uint32_t)((uint64_t)n_tokens * (i + 1) / tiles));
         size_t done = (size_t)64 * m->ask_lines * m->n_blocks;
-        m->ask[0] += done;
-        m->ask[1] += done;
+        m->ask += done;
         asked += done;
         if (asked >= bytes)
             m->ask_lines = 0;
@@ -273,33 +303,40 @@ INLINE void gemm_mul(const struct kern_shape s, const uint8_t *panel, size_t pan
 {
     struct strip_block strips[2 * STRIP];
     const unsigned n_blocks = cols / 32;
-    const size_t bytes = strip_bytes(s), fit = SLAB_BYTES / sizeof *acts / n_tokens / STRIP;
+    const size_t fit = SLAB_BYTES / sizeof *acts / n_tokens / STRIP;
     const unsigned slab = STRIP * (unsigned)(fit < 1 ? 1 : fit);
-    struct gemm m = {.strip = strips, .stride = n_blocks, .start = gemm_start(s), .ld_out = ld_out};
+    struct gemm m = {.strip = strips,
+                     .stride = n_blocks,
+                     .start = gemm_start(s),
+                     .ld_out = ld_out,
+                     .ask_stride = panel_bytes};
     for (unsigned from = 0, to; from < n_blocks; from = to) {
         to = n_blocks - from < slab ? n_blocks : from + slab;
-        for (uint32_t row = 0; row < n_rows; row += 2 * R) {
-            const unsigned panels = n_rows - row > R ? 2 : 1;
+        for (uint32_t row = 0, rows; row < n_rows; row += rows) {
+            const uint32_t left = n_rows - row;
+            const unsigned panels = !halves(s) && left > (WIDE_PANELS - 1) * R ? WIDE_PANELS
+                                    : left > R                                 ? 2
+                                                                               : 1;
+            const unsigned room = room_of(panels);
             const uint8_t *first = panel + row / R * panel_bytes;
+            rows = left < panels * R ? left : panels * R;
             m.out = out + row;
-            m.n_rows = panels == 2 && n_rows - row < 2 * R ? n_rows - row - R
-                       : n_rows - row < R                  ? n_rows - row
-                                                           : R;
-            for (unsigned b = from; b < to; b += STRIP) {
-                const uint8_t *at = first + b / STRIP * bytes, *next = at + bytes;
-                m.n_blocks = to - b < STRIP ? to - b : STRIP;
+            m.n_rows = rows - (panels - 1) * R;
+            for (unsigned b = from; b < to; b += room) {
+                const uint8_t *at = first + blocks_bytes(s, b), *next;
+                m.n_blocks = to - b < room ? to - b : room;
                 m.acts = acts + b;
                 m.first = b == 0;
                 for (unsigned i = 0; i < panels; i++)
-                    strip_unpack(s, at + i * panel_bytes, m.n_blocks, strips + i * STRIP);
+                    strip_unpack(s, at + i * panel_bytes, m.n_blocks, strips + i * room);
                 /* Past the matrix this is a wasted request. */
-                if (b + STRIP >= to) {
-                    if (row + 2 * R < n_rows || to == n_blocks)
-                        next = first + 2 * panel_bytes + from / STRIP * bytes;
-                    else
-                        next = panel + to / STRIP * bytes;
-                }
-                gemm_strip(s, &m, panels, n_tokens, next, panel_bytes);
+                if (b + room < to)
+                    next = at + blocks_bytes(s, room);
+                else if (row + rows < n_rows || to == n_blocks)
+                    next = first + panels * panel_bytes + blocks_bytes(s, from);
+                else
+                    next = panel + blocks_bytes(s, to);
+                gemm_strip(s, &m, panels, n_tokens, next);
             }
         }
     }

@@ -33,7 +33,7 @@ struct cpu_claimer {
     uint32_t tid;
     uint32_t node_from, node_to; /* threads of our memory node */
     uint32_t nth;                /* ranges that we found empty */
-    bool even;                   /* steps of an even number of units */
+    bool fours;                  /* steps of a multiple of four units */
     bool single;                 /* steps of one unit */
 };
 
@@ -52,7 +52,7 @@ static inline bool cpu_claim_next(struct cpu_claimer *c, uint32_t *from, uint32_
     for (; c->nth < c->n; c->nth++) {
         uint32_t v = cpu_claim_range(c, c->nth), size = c->split[v + 1] - c->split[v];
         uint32_t step = c->n_active == 1 ? size : (size + CPU_STEPS - 1) / CPU_STEPS;
-        step = c->single ? 1 : step + (step & c->even);
+        step = c->single ? 1 : c->fours ? (step + 3) / 4 * 4 : step;
         bool back = v != c->tid && v < c->n_active;
         uint64_t was = atomic_fetch_add_explicit(
             &c->claims[v].taken, back ? (uint64_t)step << 32 : step, memory_order_relaxed);

@@ -12,7 +12,7 @@
 
 #define ALIGN       64U
 #define HUGE_PAGE   (2U << 20)
-#define TILE_FLOATS 32768U     /* 128 KiB: results of some rows for a block of tokens */
+#define TILE_FLOATS 33792U     /* 132 KiB: results of 16 panels of 16 rows for 132 tokens */
 #define MAX_TOKENS  (1U << 20) /* of one batch */
 #define MAX_PAGES   (1U << 28)
 

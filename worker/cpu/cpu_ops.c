@@ -46,8 +46,8 @@ static void begin_claims(struct run *r, const uint32_t *split)
                                       .split = split,
                                       .n = n,
                                       .n_active = r->n_active,
-                                      /* kernels for more tokens like two panels at a time */
-                                      .even = r->n > 2,
+                                      /* kernels for more tokens like 2 or 4 panels at a time */
+                                      .fours = r->n > 2,
                                       .tid = r->tid,
                                       .node_from = r->node_from,
                                       .node_to = r->node_to};
@@ -148,6 +148,13 @@ static uint32_t token_block(const struct run *r, const struct cpu_mat *mat, uint
     return (uint32_t)NUM_MIN((size_t)block, r->s->tile_floats / results);
 }
 
+/* Panels whose results for a block of rows fit the tile, at least one; whole fours. */
+static uint32_t panel_group(const struct run *r, const struct cpu_mat *mat)
+{
+    size_t fit = r->s->tile_floats / ((size_t)token_block(r, mat, 1) * mat->m.k->panel_rows);
+    return fit < 4 ? (uint32_t)NUM_MAX(fit, (size_t)1) : (uint32_t)fit / 4 * 4;
+}
+
 /* ---- QKV ----------------------------------------------------------------------------------- */
 
 static void add_bias(const struct cpu_stage *s, float *x, const float *bias, uint32_t n)
@@ -216,6 +223,7 @@ static void op_qkv(struct run *r, const struct cpu_op *op)
     uint32_t from, to;
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
     begin_claims(r, op->split);
+    r->claimer.fours = false; /* a unit has several panels */
     while (cpu_claim_next(&r->claimer, &from, &to)) {
         for (uint32_t u = from; u < to; u++)
             qkv_unit(r, op, &op->units[u]);
@@ -254,9 +262,7 @@ static void add_panels(const struct run *r, const struct cpu_mat *mat, uint32_t 
 static void add_product(struct run *r, const struct cpu_mat *mat, const uint32_t *split, bool crop)
 {
     uint32_t from, to;
-    uint32_t block = token_block(r, mat, 1);
-    size_t fit = r->s->tile_floats / ((size_t)block * mat->m.k->panel_rows);
-    uint32_t group = (uint32_t)NUM_MAX(fit, (size_t)1);
+    uint32_t group = panel_group(r, mat);
 
     begin_claims(r, split);
     while (cpu_claim_next(&r->claimer, &from, &to)) {
@@ -306,7 +312,7 @@ static void op_ffn(struct run *r, const struct cpu_op *op)
 {
     struct cpu_stage *s = r->s;
     const struct cpu_mat *gate = &op->mat[PROG_GATE];
-    uint32_t from, to, block = token_block(r, gate, 1);
+    uint32_t from, to, group = panel_group(r, gate);
 
     prepare(r, s->x, s->hp.width, false, op->norm, op->formats, op->n_formats);
     begin_claims(r, op->split);
@@ -315,9 +321,7 @@ static void op_ffn(struct run *r, const struct cpu_op *op)
         for (uint32_t u = from, last; u < to; u = last + 1) {
             uint32_t first = op->units[u].panel_from;
             last = u;
-            while (last + 1 < to &&
-                   (size_t)(op->units[last + 1].panel_to - first) * gate->m.k->panel_rows * block <=
-                       s->tile_floats)
+            while (last + 1 < to && op->units[last + 1].panel_to - first <= group)
                 last++;
             ffn_units(r, op, u, last);
         }
