@@ -404,9 +404,10 @@ static const struct stage bloom = {match_bloom, .extra = "(|.,!?)", LIST(bloom_s
 #define CASED W1 "[" UPPER "]*[" LOWER "]+" CT "?|" W1 "[" UPPER "]+[" LOWER "]*" CT "?"
 #define REST  "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/* As llama3, but whitespace is cut into powers of two. */
+/* As llama3, but whitespace is cut into powers of two. Looking for a newline first spares each of
+ * the many pieces of a long run a look to its end. */
 #define JAIS2                                                                                      \
-    CT "|" W1 "\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"                  \
+    CT "|" W1 "\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|(?=\\s*[\\r\\n])\\s*[\\r\\n]+|"  \
        "\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|"            \
        "\\s{16}(?!\\S)|\\s{8}(?!\\S)|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}"
 /* Han stands alone and is no letter for the other alternatives. */
