@@ -114,6 +114,8 @@ struct got {
     struct buf text[2], reasoning[2], calls[2]; /* per choice */
     uint32_t n_tokens[2], n_finished;
     uint32_t tokens[N_CTX]; /* of choice 0 */
+    struct buf rows;        /* likewise: its Deltas, a line each */
+    size_t row_at[N_CTX];   /* where in rows a token's first Delta stands */
     uint32_t n_own;         /* of these, how many came before the first forced one */
     Quire__FinishReason reason[2];
     char id[64];
@@ -128,10 +130,19 @@ static void take_delta(struct got *g, const Quire__Delta *d)
     buf_puts(&g->text[d->choice], d->text);
     buf_puts(&g->reasoning[d->choice], d->reasoning);
     for (size_t i = 0; d->choice == 0 && i < d->n_tokens; i++) {
+        g->row_at[g->n_tokens[0] + i] = g->rows.len;
         g->n_own += !d->forced;
         g->tokens[g->n_tokens[0] + i] = d->tokens[i];
     }
     g->n_tokens[d->choice] += (uint32_t)d->n_tokens;
+    if (d->choice == 0)
+        buf_printf(&g->rows, "%zu '%s' '%s'", d->n_tokens, d->text, d->reasoning);
+    for (size_t i = 0; d->choice == 0 && i < d->n_tool_calls; i++)
+        buf_printf(&g->rows, " %u '%s' '%s' '%s' '%s'", d->tool_calls[i]->index,
+                   d->tool_calls[i]->id, d->tool_calls[i]->name, d->tool_calls[i]->arguments,
+                   d->tool_calls[i]->broken);
+    if (d->choice == 0)
+        buf_putc(&g->rows, '\n');
     for (size_t i = 0; i < d->n_tool_calls; i++) {
         const Quire__ToolCallDelta *t = d->tool_calls[i];
         if (*t->name) {
@@ -181,6 +192,7 @@ static struct got *ask(struct head *h, const Quire__GenerateRequest *q)
     struct rpc_stream *st;
     struct err e = {0};
     assert_non_null(g);
+    buf_init(&g->rows, 1 << 18);
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->cond, NULL);
     for (int i = 0; i < 2; i++) {
@@ -205,6 +217,7 @@ static struct got *ask(struct head *h, const Quire__GenerateRequest *q)
 
 static void got_free(struct got *g)
 {
+    buf_fini(&g->rows);
     for (int i = 0; i < 2; i++) {
         buf_fini(&g->text[i]);
         buf_fini(&g->reasoning[i]);
@@ -252,6 +265,58 @@ static const char ANSWER[] = "<think>hm</think>Well: <tool_call>{\"name\":\"f\",
                              "{\"a\":1}}</tool_call>";
 
 static const char CALL[] = "[0 f]{\"a\":1}";
+
+#define STRICT                                                                                       \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"type\":" \
+    "\"object\",\"properties\":{\"a\":{\"enum\":[\"x\"]}},\"required\":[\"a\"]}}}]"
+
+/* Cut behind any token, an answer goes on with the very Deltas that came behind it. */
+static void test_continuations_give_the_same_deltas(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format, *prompt, *said;
+        bool forced, strict;
+    } cases[] = {
+        {"hermes", "Once", ANSWER, false, false},
+        {"hermes", "Once <think>", "hm\n\nhm</think>\n\nWell <tool_cal and <think", false, false},
+        {"hermes", "Once", "So <tool_call>{\"name\":\"f\",\"arguments\":{\"a\": [1, 2", false,
+         false},
+        {"hermes", "Once <think>", "hm hm</think>", true, true},
+        {"hermes", "Once", "Well: <tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>",
+         false, true},
+        {"gpt_oss", "Once",
+         "<|channel|>analysis<|message|>hm hm<|end|><|start|>assistant<|channel|>final<|message|>"
+         "Well, yes.",
+         false, false},
+        {"none", "Once", "one two three", false, false},
+    };
+    for (size_t i = 0; i < NUM_COUNT(cases); i++) {
+        struct head h;
+        Quire__GenerateRequest q;
+        Quire__Sampling s;
+        head_open(&h, cases[i].format);
+        init(&q, &s, cases[i].prompt, cases[i].said);
+        q.parse_tools = q.one_call = true;
+        q.force_tools = cases[i].forced;
+        if (cases[i].strict)
+            q.tools_json = (char *)(uintptr_t)STRICT;
+        q.max_tokens = 90;
+        struct got *whole = ask(&h, &q);
+        assert_in_range(whole->n_tokens[0], 3, 90);
+        for (uint32_t cut = 1; cut < whole->n_tokens[0]; cut++) {
+            q.accepted_tokens = whole->tokens;
+            q.n_accepted_tokens = cut;
+            q.accepted_forced = cut > whole->n_own;
+            struct got *rest = ask(&h, &q);
+            assert_string_equal(buf_cstr(&rest->rows), buf_cstr(&whole->rows) + whole->row_at[cut]);
+            assert_int_equal(rest->reason[0], whole->reason[0]);
+            got_free(rest);
+        }
+        got_free(whole);
+        head_close(&h);
+    }
+}
 
 static void test_chat(void **state)
 {
@@ -348,10 +413,6 @@ static void test_prompt_opens_reasoning(void **state)
     got_free(g);
     head_close(&h);
 }
-
-#define STRICT                                                                                       \
-    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"type\":" \
-    "\"object\",\"properties\":{\"a\":{\"enum\":[\"x\"]}},\"required\":[\"a\"]}}}]"
 
 /* White space between values is the model's own. */
 static struct got *ask_tight(struct head *h, const Quire__GenerateRequest *q)
@@ -475,6 +536,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_continuations_give_the_same_deltas),
         cmocka_unit_test(test_prompt_opens_reasoning),
         cmocka_unit_test(test_strict_tools),
         cmocka_unit_test(test_reasoning_before_a_forced_call),
