@@ -190,6 +190,21 @@ def test_the_only_replica_comes_back(pair, launched, case):
     assert losses(pair) == before + 1
 
 
+def test_a_frozen_replica_is_not_waited_for(pair, launched):
+    uid = launched(replica=2)
+    as_stream, before, frozen = streamed(pair, uid, "seeded"), losses(pair), []
+
+    def freeze(killer):
+        frozen.append(killer.busy())
+        os.kill(frozen[0], signal.SIGSTOP)
+    try:
+        assert streamed(pair, uid, "seeded", [15], freeze) == as_stream
+    finally:
+        os.kill(frozen[0], signal.SIGCONT)  # it goes on talking, to nobody
+    assert losses(pair) == before + 1
+    assert streamed(pair, uid, "seeded") == as_stream
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_shard_of_a_split_replica_is_killed(pair, launched, victim):
     uid = launched(n_worker=2)
