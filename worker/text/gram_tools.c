@@ -99,6 +99,14 @@ static const struct args_form python_args = {
     "    {\"tool_call_id\": \"" NUM "\", \"tool_name\": " JNAME ", \"parameters\": " ARGS "}"
 #define COMMAND_CALL                                                                               \
     "    {\n        \"tool_name\": " JNAME ",\n        \"parameters\": " ARGS "\n    }"
+#define DS_SPELLED(gap) "<" BAR "tool" gap "calls" gap "begin" BAR ">"
+#define V3_CALL                                                                                    \
+    DS("tool", "call", "begin")                                                                    \
+    "function" M("<" BAR "tool" LOW "sep" BAR ">") NAME "\n```json\n" ARGS                         \
+                                                        "\n```" DS("tool", "call", "end")
+#define V31_CALL                                                                                   \
+    DS("tool", "call", "begin")                                                                    \
+    NAME M("<" BAR "tool" LOW "sep" BAR ">") ARGS DS("tool", "call", "end")
 #define CODER_CALL   NAME ">\n" ARGS "</function>"
 #define MINIMAX_CALL NAME "\">\n" ARGS "</invoke>"
 #define DSML_CALL    NAME "\">\n" ARGS "</" DSML "invoke>"
@@ -126,23 +134,21 @@ static const struct form forms[] = {
      {{0}}},
     {"mistral", {M("[TOOL_CALLS]") "[", JSON_CALL, ", ", "]"}, NULL, NULL, false, {{0}}},
     {"deepseek_v3",
-     {DS("tool", "calls", "begin"),
-      DS("tool", "call", "begin") "function" M("<" BAR "tool" LOW "sep" BAR ">") NAME
-      "\n```json\n" ARGS "\n```" DS("tool", "call", "end"),
-      "\n", DS("tool", "calls", "end")},
+     {DS("tool", "calls", "begin"), V3_CALL, "\n", DS("tool", "calls", "end")},
      NULL,
      NULL,
      false,
-     {{0}}},
+     {{DS_SPELLED("_") EXIT, V3_CALL, NULL, ""},
+      {DS_SPELLED(" ") EXIT, V3_CALL, NULL, ""},
+      {DS_SPELLED("\\_") EXIT, V3_CALL, NULL, ""}}},
     {"deepseek_v31",
-     {DS("tool", "calls", "begin"),
-      DS("tool", "call", "begin") NAME M("<" BAR "tool" LOW "sep" BAR ">")
-          ARGS DS("tool", "call", "end"),
-      "", DS("tool", "calls", "end")},
+     {DS("tool", "calls", "begin"), V31_CALL, "", DS("tool", "calls", "end")},
      NULL,
      NULL,
      false,
-     {{0}}},
+     {{DS_SPELLED("_") EXIT, V31_CALL, NULL, ""},
+      {DS_SPELLED(" ") EXIT, V31_CALL, NULL, ""},
+      {DS_SPELLED("\\_") EXIT, V31_CALL, NULL, ""}}},
     {"kimi_k2",
      {M("<|tool_calls_section_begin|>"),
       M("<|tool_call_begin|>") "functions." NAME ":" NUM M("<|tool_call_argument_begin|>")

@@ -98,11 +98,15 @@ static const struct op_trigger dsml[] = {
     {                                                                                              \
         S_END, NULL                                                                                \
     }
-static const struct op_script deepseek_first[] = {{S_WS, NULL}, {S_LIT, DS_CALL}, DEEPSEEK_BODY};
+static const struct op_script deepseek_first[] = {{S_WS, NULL}, {S_OPT, DS_CALL}, DEEPSEEK_BODY};
 static const struct op_script deepseek_more[] = {DEEPSEEK_BODY};
 static const struct op_trigger deepseek[] = {
     THINK,
     {DS("tool", "calls", "begin"), op_step_script, deepseek_first, 0},
+    /* As distilled models spell it, whose vocabularies lack the mark. */
+    {"<" BAR "tool_calls_begin" BAR ">", op_step_script, deepseek_first, 0},
+    {"<" BAR "tool calls begin" BAR ">", op_step_script, deepseek_first, 0},
+    {"<" BAR "tool\\_calls\\_begin" BAR ">", op_step_script, deepseek_first, 0},
     {DS_CALL, op_step_script, deepseek_more, 0},
     LATE(DS("tool", "calls", "end")),
     END};

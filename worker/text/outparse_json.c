@@ -559,6 +559,9 @@ enum op_result op_step_json(struct outparse *p, char c)
     case B_KEY:
         if (c == '}' && p->st == B_KEY0 && p->level == 1)
             return object_ended(p);
+        /* Between marks a brace too many means nothing: some models double the outer ones. */
+        if (c == '{' && p->st == B_KEY0 && p->level == 0 && p->trigger->arg && !p->in_array)
+            return OP_MORE;
         return start_key(p, c);
     case B_COLON:
         return c == ':' ? go(p, B_VALUE) : OP_FAIL;
@@ -580,6 +583,8 @@ enum op_result op_step_json(struct outparse *p, char c)
             return go(p, B_OBJECT);
         if (c == '{')
             return go(p, B_KEY0);
+        if (c == '}' && p->trigger->arg && p->region_calls > 0)
+            return OP_MORE;
         /* fall through */
     default:
         return close_byte(p, c);

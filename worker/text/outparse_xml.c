@@ -235,10 +235,32 @@ static enum op_result until(struct outparse *p, struct buf *b, const char *end, 
     return c != '\n' && c != '<' && op_keep(p, b, c, max) ? OP_MORE : OP_FAIL;
 }
 
+/* Models write <function=NAME > and <function="NAME">, too. */
+static void trim_name(struct buf *b)
+{
+    const char *s = buf_cstr(b);
+    size_t n = b->len, from = 0;
+    while (n > 0 && op_is_ws(s[n - 1]))
+        n--;
+    while (from < n && op_is_ws(s[from]))
+        from++;
+    if (n - from > 2 && s[from] == '"' && s[n - 1] == '"') {
+        from++;
+        n--;
+    }
+    if (n == b->len && from == 0)
+        return;
+    b->len = n;
+    b->data[n] = '\0';
+    buf_shift(b, from);
+}
+
 static enum op_result name_byte(struct outparse *p, const struct op_xml *x, char c)
 {
     if (x->name_end) {
         enum op_result r = until(p, &p->name, x->name_end, OUTPARSE_MAX_NAME, c);
+        if (r == OP_DONE)
+            trim_name(&p->name);
         return r == OP_DONE ? go(p, X_BODY) : r;
     }
     if (op_name_char(c))
@@ -275,6 +297,8 @@ enum op_result op_step_xml(struct outparse *p, char c)
         return body_byte(p, x, c);
     case X_KEY:
         r = until(p, &p->key, x->key_end, MAX_KEY, c);
+        if (r == OP_DONE)
+            trim_name(&p->key);
         return r == OP_DONE ? key_ended(p, x) : r;
     case X_ATTR:
         return attr_byte(p, c);

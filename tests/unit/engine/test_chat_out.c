@@ -454,6 +454,29 @@ static void test_strict_tools(void **state)
         got_free(g);
     }
     q.n_accepted_tokens = 0;
+    head_close(&h);
+    /* Arguments one by one, too. */
+    head_open(&h, "glm");
+    init(&q, &s, "Once",
+         "Well: <tool_call>f\n<arg_key>a</arg_key>\n<arg_value>no</arg_value>\n</tool_call>");
+    q.parse_tools = q.one_call = true;
+    q.tools_json = (char *)(uintptr_t)STRICT;
+    g = ask(&h, &q);
+    expect(g, "Well:", "", "[0 f]{\"a\":\"x\"}", QUIRE__FINISH_REASON__FINISH_TOOL_CALLS);
+    got_free(g);
+    head_close(&h);
+    /* What a form cannot hold is forced in the plain one. */
+    head_open(&h, "glm");
+    init(&q, &s, "Once", "Well");
+    q.parse_tools = q.force_tools = true;
+    q.tools_json = (char *)(uintptr_t) "[{\"type\":\"function\",\"function\":{\"name\":\"f\","
+                                       "\"parameters\":{\"type\":\"object\",\"properties\":{"
+                                       "\"a\":{\"const\":\"y\"}},\"minProperties\":1}}}]";
+    g = ask_tight(&h, &q);
+    expect(g, "", "", "[0 f]{\"a\":\"y\"}", QUIRE__FINISH_REASON__FINISH_TOOL_CALLS);
+    got_free(g);
+    head_close(&h);
+    head_open(&h, "hermes");
     /* No call: nothing changes. */
     init(&q, &s, "Once", "So { \"a\" } <tool_cal and");
     q.parse_tools = true;
@@ -532,6 +555,31 @@ static void test_continuation_of_a_forced_end(void **state)
     head_close(&h);
 }
 
+/* The analysis before a forced call of gpt-oss leaves the call room within max_tokens. */
+static void test_analysis_ends_in_time(void **state)
+{
+    (void)state;
+    static char thoughts[2048] = "<|channel|>analysis<|message|>";
+    struct head h;
+    Quire__GenerateRequest q;
+    Quire__Sampling s;
+    while (strlen(thoughts) < 1900)
+        strcat(thoughts, "hm so ");
+    head_open(&h, "gpt_oss");
+    for (unsigned max = 140; max <= 260; max += 40) {
+        init(&q, &s, "Once", thoughts);
+        q.parse_tools = q.force_tools = q.one_call = true;
+        q.tools_json = (char *)(uintptr_t)STRICT;
+        q.max_tokens = max;
+        struct got *g = ask_tight(&h, &q);
+        assert_non_null(strstr(buf_cstr(&g->reasoning[0]), "hm so"));
+        assert_string_equal(buf_cstr(&g->calls[0]), "[0 f]{\"a\":\"x\"}");
+        assert_int_equal(g->reason[0], QUIRE__FINISH_REASON__FINISH_LENGTH);
+        got_free(g);
+    }
+    head_close(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -540,6 +588,7 @@ int main(void)
         cmocka_unit_test(test_prompt_opens_reasoning),
         cmocka_unit_test(test_strict_tools),
         cmocka_unit_test(test_reasoning_before_a_forced_call),
+        cmocka_unit_test(test_analysis_ends_in_time),
         cmocka_unit_test(test_continuation_of_a_forced_end),
     };
     struct err e = {0};

@@ -365,6 +365,7 @@ static const struct {
     {"hermes", "So: <tool_call>"},
     {"mistral", "So: [TOOL_CALLS]"},
     {"deepseek_v3", "So: <" BAR "tool" LOW "calls" LOW "begin" BAR ">"},
+    {"deepseek_v3", "So: <" BAR "tool calls begin" BAR ">"},
     {"deepseek_v31", "So: <" BAR "tool" LOW "call" LOW "begin" BAR ">"},
     {"kimi_k2", "So: <|tool_calls_section_begin|>"},
     {"command_r7b", "So: <|START_ACTION|>"},

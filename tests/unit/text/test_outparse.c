@@ -231,6 +231,54 @@ static void test_xml(void **st)
           "{K get_weather}{\"code\":\"12\",\"days\":12}{/}");
 }
 
+/* What real models make of their forms, and what only looks so. */
+static void test_variants(void **st)
+{
+    (void)st;
+    check("hermes", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}}\n</tool_call>",
+          "{K now}{}{/}");
+    check("hermes", "<tool_call>\n{{\"name\": \"now\", \"arguments\": {}}}\n</tool_call>",
+          "{K now}{}{/}");
+    check("hermes",
+          "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"city\":\"</tool_call> {[ \\\" "
+          "<tool_call>\"}}</tool_call>",
+          "{K get_weather}{\"city\":\"</tool_call> {[ \\\" <tool_call>\"}{/}");
+    check("hermes", "<tool_call>}{\"name\":\"now\"}</tool_call>",
+          "{C}<tool_call>}{\"name\":\"now\"}</tool_call>");
+    check("qwen3_coder",
+          "<function=get_weather >\n<parameter= \"city\" >\nA\n</parameter>\n</function>",
+          "{K get_weather}{\"city\":\"A\"}{/}");
+    check("qwen3_coder", "<function=\"now\">\n</function>\n</tool_call>", "{K now}{}{/}");
+    check(
+        "qwen3_coder",
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\n</parameter </function> <parameter=a>"
+        "\n</parameter>\n</function>\n</tool_call>",
+        "{K get_weather}{\"city\":\"</parameter </function> <parameter=a>\"}{/}");
+    check(
+        "glm",
+        "<tool_call> get_weather \n<arg_key> city </arg_key>\n<arg_value>R</arg_value></tool_call>",
+        "{K get_weather}{\"city\":\"R\"}{/}");
+    check("glm", "<tool_call>now</arg_key></tool_call>", "{C}<tool_call>now</arg_key></tool_call>");
+    static const char *const begins[] = {
+        DS("tool", "calls", "begin"), "<" BAR "tool_calls_begin" BAR ">",
+        "<" BAR "tool calls begin" BAR ">", "<" BAR "tool\\_calls\\_begin" BAR ">"};
+    for (size_t i = 0; i < 8; i++) {
+        char text[512];
+        snprintf(text, sizeof text,
+                 "So%s%sfunction<" BAR "tool" LOW "sep" BAR ">now\n```json\n{}\n```%s%s",
+                 begins[i / 2], i % 2 ? DS("tool", "call", "begin") : "", DS("tool", "call", "end"),
+                 DS("tool", "calls", "end"));
+        check("deepseek_v3", text, "{C}So{K now}{}{/}");
+    }
+    check(
+        "lfm2",
+        "<|tool_call_start|>[get_weather(city=\"a, b=(1)] \\\" \", opts={'x': [{}, ()]})]<|tool_call_end|>",
+        "{K get_weather}{\"city\":\"a, b=(1)] \\\" \",\"opts\":{\"x\":[{},[]]}}{/}");
+    check("gemma4",
+          "<|tool_call>call:get_weather{ city : <|\"|>{x},y:1<|\"|> , days : 3 }<tool_call|>",
+          "{K get_weather}{\"city\":\"{x},y:1\",\"days\":3}{/}");
+}
+
 static void test_python_gemma(void **st)
 {
     (void)st;
@@ -454,11 +502,12 @@ static void test_reasoning_marks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hermes),        cmocka_unit_test(test_near_misses),
-        cmocka_unit_test(test_json_families), cmocka_unit_test(test_named),
-        cmocka_unit_test(test_harmony),       cmocka_unit_test(test_xml),
-        cmocka_unit_test(test_python_gemma),  cmocka_unit_test(test_reasoning),
-        cmocka_unit_test(test_hostile),       cmocka_unit_test(test_bfcl),
-        cmocka_unit_test(test_detect),        cmocka_unit_test(test_reasoning_marks)};
+        cmocka_unit_test(test_hermes),         cmocka_unit_test(test_near_misses),
+        cmocka_unit_test(test_json_families),  cmocka_unit_test(test_named),
+        cmocka_unit_test(test_harmony),        cmocka_unit_test(test_xml),
+        cmocka_unit_test(test_variants),       cmocka_unit_test(test_python_gemma),
+        cmocka_unit_test(test_reasoning),      cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_bfcl),           cmocka_unit_test(test_detect),
+        cmocka_unit_test(test_reasoning_marks)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
