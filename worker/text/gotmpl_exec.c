@@ -154,6 +154,8 @@ static struct gt_val pipe_value(struct gt *r, const struct gt_node *n, struct gt
             v = gt_fail(r, "nil is not a command");
         else
             v = operand(r, c->list[0], dot);
+        if (v.t == GT_NIL)
+            v.u.b = true;
     }
     return v;
 }
@@ -166,6 +168,7 @@ static void set_var(struct gt *r, const char *name, struct gt_val v, bool assign
                 r->vars[i].v = v;
                 return;
             }
+        gt_fail(r, "undefined variable %.60s", name);
     } else if (r->n_vars == GT_MAX_VARS) {
         gt_fail(r, "too many variables");
     } else {
@@ -204,7 +207,7 @@ static enum flow one_round(struct gt *r, const struct gt_node *n, struct gt_val 
 static enum flow run_range(struct gt *r, const struct gt_node *n, struct gt_val dot)
 {
     uint32_t vars = r->n_vars;
-    struct gt_val over = pipe_value(r, n->a, dot);
+    struct gt_val over = pipe(r, n->a, dot); /* the variables hold it all in the else branch */
     uint64_t count = 0;
     const char **keys = NULL;
     if (r->rc)

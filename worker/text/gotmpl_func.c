@@ -105,6 +105,8 @@ static struct gt_val index_one(struct gt *r, struct gt_val in, struct gt_val at)
 static struct gt_val fn_index(struct gt *r, const struct gt_val *a, size_t n)
 {
     struct gt_val v = a[0];
+    if (v.t == GT_NIL)
+        return gt_fail(r, "error calling index: index of untyped nil");
     for (size_t i = 1; i < n && !r->rc; i++)
         v = index_one(r, v, a[i]);
     return v;
@@ -183,7 +185,12 @@ static struct gt_val fn_json(struct gt *r, const struct gt_val *a, size_t n)
 /* The arguments as one string, as print joins them; a single string as it is. */
 static struct gt_val joined(struct gt *r, const struct gt_val *a, size_t n)
 {
-    return n == 1 && a[0].t == GT_STR ? a[0] : fn_print(r, a, n);
+    if (n == 1 && a[0].t == GT_STR)
+        return a[0];
+    struct gt_val *shown = gt_get(r, n * sizeof *shown);
+    for (size_t i = 0; shown && i < n; i++)
+        shown[i] = a[i].t == GT_NIL ? gt_cstr("<no value>") : a[i];
+    return shown ? fn_print(r, shown, n) : gt_cstr("");
 }
 
 static const char *html_escape(uint32_t c, char hex[16])

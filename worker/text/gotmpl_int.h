@@ -51,7 +51,7 @@ struct gt_val {
     unsigned char kind;       /* GT_LIST: GK_TYPES for the type of a property */
     const struct gt_desc *of; /* GT_STRUCT: its fields; GT_LIST, GT_MAP: what elements are */
     union {
-        bool b;
+        bool b; /* GT_NIL: what a pipeline gave; its fields are nil too and no error */
         int64_t i;
         double f;
         struct {

@@ -265,8 +265,6 @@ static void declarations(struct parser *p, struct gt_node *pipe, bool in_range)
     p->tok = t + 1;
     pipe->assign = t->type == GTT_ASSIGN;
     for (uint32_t i = 0; i < n; i++) {
-        if (pipe->assign && !declared(p, names[i]))
-            parse_fail(p, "undefined variable \"%.60s\"", names[i]);
         add_name(p, pipe, names[i]);
     }
 }
@@ -292,8 +290,10 @@ static struct gt_node *parse_pipe(struct parser *p, bool in_range, bool in_paren
     if (p->tok->type != (in_parens ? GTT_RPAREN : GTT_CLOSE))
         return parse_fail(p, "unexpected token in a pipeline");
     p->tok++;
-    for (uint32_t i = 0; !n->assign && i < n->n_names; i++)
-        declare(p, n->names[i]);
+    /* Assigning counts too: whether there is such a variable shows when it is reached. */
+    for (uint32_t i = 0; i < n->n_names; i++)
+        if (!declared(p, n->names[i]))
+            declare(p, n->names[i]);
     return n;
 }
 

@@ -142,7 +142,7 @@ static void print_map(struct gt_sb *b, struct gt_val v, const struct verb *verb,
     for (size_t i = 0; keys && i < gt_len(v) && !b->r->rc; i++) {
         if (i)
             gt_puts(b, " ");
-        gt_put(b, keys[i], strlen(keys[i]), gt_all_marked);
+        print_value(b, gt_str(keys[i], strlen(keys[i]), gt_all_marked), verb, depth + 1);
         gt_puts(b, ":");
         print_value(b, gt_member(v, keys[i]), verb, depth + 1);
     }
@@ -286,7 +286,7 @@ void gt_json(struct gt_sb *b, struct gt_val v)
 
 struct verb {
     char letter;
-    bool plus, minus, sharp, space, zero;
+    bool plus, minus, sharp, space, zero, indexed, bad_index;
     int width, precision; /* -1: not given */
 };
 
@@ -331,13 +331,14 @@ bool gt_is_hidden(uint32_t cp)
 }
 
 /* strconv.Quote */
-static void quoted(struct gt_sb *b, const char *p, size_t n, const unsigned char *mark,
+static void quoted(struct gt_sb *b, const char *p, size_t n, const unsigned char *mark, char quote,
                    const struct verb *verb)
 {
-    static const char names[] = "\"\\\a\b\f\n\r\t\v", codes[] = "\"\\abfnrtv";
+    const char names[] = {quote, '\\', '\a', '\b', '\f', '\n', '\r', '\t', '\v', 0};
+    const char codes[] = {quote, '\\', 'a', 'b', 'f', 'n', 'r', 't', 'v', 0};
     struct gt_sb q = {.r = b->r};
     const unsigned char *m = mark ? gt_all_marked : NULL;
-    gt_puts(&q, "\"");
+    gt_put(&q, &quote, 1, NULL);
     for (size_t i = 0; i < n && !b->r->rc;) {
         uint32_t cp;
         char esc[16];
@@ -347,21 +348,22 @@ static void quoted(struct gt_sb *b, const char *p, size_t n, const unsigned char
             snprintf(esc, sizeof esc, "\\%c", codes[known - names]);
         else if (!len || (unsigned char)p[i] < 0x20 || p[i] == 0x7f)
             snprintf(esc, sizeof esc, "\\x%02x", (unsigned char)p[i]);
-        else if (gt_is_hidden(cp))
+        else if (gt_is_hidden(cp) || (verb->plus && cp >= 0x80))
             snprintf(esc, sizeof esc, cp > 0xFFFF ? "\\U%08x" : "\\u%04x", cp);
         else
             esc[0] = 0;
         gt_put(&q, esc[0] ? esc : p + i, esc[0] ? strlen(esc) : len, m);
         i += len ? len : 1;
     }
-    gt_puts(&q, "\"");
+    gt_put(&q, &quote, 1, NULL);
     padded(b, q.p ? q.p : "", q.n, q.any_mark ? q.mark : NULL, verb, false);
 }
 
 static void bad_verb(struct gt_sb *b, const struct verb *verb, struct gt_val v)
 {
-    static const struct verb plain = {.letter = 'v', .width = -1, .precision = -1};
+    struct verb plain = *verb; /* flags and width stay */
     char head[8] = {'%', '!', verb->letter, '('};
+    plain.letter = 'v';
     gt_puts(b, head);
     if (v.t == GT_NIL) {
         gt_puts(b, "<nil>)");
@@ -386,6 +388,11 @@ static void format_int(struct gt_sb *b, int64_t i, const struct verb *verb)
         padded(b, text, strlen(text), NULL, verb, false);
         return;
     }
+    if (verb->letter == 'q') {
+        size_t len = utf8_encode(text, i < 0 || i > 0x10FFFF ? 0xFFFD : (uint32_t)i);
+        quoted(b, text, len, NULL, '\'', verb);
+        return;
+    }
     int n = 0;
     unsigned base = verb->letter == 'b' ? 2 : verb->letter == 'o' ? 8 : 10;
     if (verb->letter == 'x' || verb->letter == 'X')
@@ -393,6 +400,8 @@ static void format_int(struct gt_sb *b, int64_t i, const struct verb *verb)
     do
         digits[n++] = (verb->letter == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[u % base];
     while ((u /= base) && n < 70);
+    while (n < NUM_MIN(verb->precision, 70))
+        digits[n++] = '0';
     size_t at = strlen(strcpy(text, sign));
     if (verb->sharp && base == 16)
         at += strlen(strcpy(text + at, verb->letter == 'X' ? "0X" : "0x"));
@@ -430,7 +439,7 @@ static void format_str(struct gt_sb *b, struct gt_val v, const struct verb *verb
         n = i;
     }
     if (verb->letter == 'q') {
-        quoted(b, p, n, v.u.s.mark, verb);
+        quoted(b, p, n, v.u.s.mark, '"', verb);
     } else if (verb->letter == 'x' || verb->letter == 'X') {
         char hex[4];
         for (size_t i = 0; i < n && !b->r->rc; i++) {
@@ -451,7 +460,7 @@ static void print_value(struct gt_sb *b, struct gt_val v, const struct verb *ver
     char c = verb->letter;
     switch (v.t) {
     case GT_NIL:
-        if (c == 'v')
+        if (c == 'v' || depth > 0)
             padded(b, "<nil>", 5, NULL, verb, false);
         else
             bad_verb(b, verb, v);
@@ -463,7 +472,7 @@ static void print_value(struct gt_sb *b, struct gt_val v, const struct verb *ver
             bad_verb(b, verb, v);
         return;
     case GT_INT:
-        if (strchr("vdbocxXU", c))
+        if (strchr("vdbocqxXU", c))
             format_int(b, v.u.i, verb);
         else
             bad_verb(b, verb, v);
@@ -518,6 +527,23 @@ static int read_number(const char **p, const char *end, const struct gt_val *a, 
     return v;
 }
 
+/* "[3]": the next argument is the third. false: there is none such. */
+static bool read_index(const char **p, const char *end, size_t n, size_t *arg, bool *any)
+{
+    if (*p == end || **p != '[')
+        return true;
+    const char *close = memchr(*p, ']', (size_t)(end - *p)), *at = *p + 1;
+    size_t v = 0;
+    for (; close && at < close && *at >= '0' && *at <= '9' && v < 100000; at++)
+        v = v * 10 + (size_t)(*at - '0');
+    bool good = close && at == close && v >= 1 && v < n;
+    *p = close ? close + 1 : *p + 1;
+    *any = true;
+    if (good)
+        *arg = v;
+    return good;
+}
+
 static void read_verb(struct verb *verb, const char **p, const char *end, const struct gt_val *a,
                       size_t n, size_t *arg)
 {
@@ -538,12 +564,14 @@ static void read_verb(struct verb *verb, const char **p, const char *end, const 
         int precision = read_number(p, end, a, n, arg);
         verb->precision = NUM_MAX(precision, 0);
     }
+    verb->bad_index = !read_index(p, end, n, arg, &verb->indexed);
 }
 
 void gt_sprintf(struct gt_sb *b, const struct gt_val *a, size_t n)
 {
     const char *p = a[0].u.s.p, *end = p + a[0].u.s.n;
     size_t arg = 1;
+    bool indexed = false;
     while (p < end && !b->r->rc) {
         const char *from = p;
         while (p < end && *p != '%')
@@ -561,19 +589,30 @@ void gt_sprintf(struct gt_sb *b, const struct gt_val *a, size_t n)
             gt_puts(b, "%!(NOVERB)");
             break;
         }
+        indexed |= verb.indexed;
         verb.letter = *p++;
         if (verb.letter == '%') {
             gt_puts(b, "%");
+        } else if (verb.bad_index) {
+            char bad[] = {'%', '!', verb.letter, 0};
+            gt_puts(b, bad);
+            gt_puts(b, "(BADINDEX)");
         } else if (arg >= n) {
             char missing[] = {'%', '!', verb.letter, 0};
             gt_puts(b, missing);
             gt_puts(b, "(MISSING)");
+        } else if (verb.letter == 'T') {
+            const char *name = a[arg].t == GT_NIL ? "<nil>" : gt_type_name(a[arg]);
+            padded(b, name, strlen(name), NULL, &verb, false);
+            arg++;
         } else if (!strchr("vsqdtfFgGeExXcboU", verb.letter)) {
             bad_verb(b, &verb, a[arg++]);
         } else {
             print_value(b, a[arg++], &verb, 0);
         }
     }
+    if (indexed)
+        return;
     if (arg < n)
         gt_puts(b, "%!(EXTRA ");
     for (size_t i = arg; i < n; i++) {

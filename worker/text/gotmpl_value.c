@@ -177,6 +177,8 @@ struct gt_val gt_field(struct gt *r, struct gt_val of, const char *name)
     case GT_MAP:
         return gt_member(of, name);
     case GT_NIL:
+        if (of.u.b)
+            return of;
         return gt_fail(r, "nil pointer evaluating .%.60s", name);
     default:
         return gt_fail(r, "can't evaluate field %.60s in type %s", name, gt_type_name(of));
