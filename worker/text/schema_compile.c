@@ -205,11 +205,11 @@ static int bound(struct comp *c, const struct job *j, uint32_t node, bool upper)
 {
     const char *key = upper ? "maximum" : "minimum";
     const char *open_key = upper ? "exclusiveMaximum" : "exclusiveMinimum";
-    const struct jv *v = jv_get(j->s, key), *x = jv_get(j->s, open_key);
+    const struct jv *v = jv_get(j->s, key), *x = jv_get(j->s, open_key), *of = v;
     struct sdec d, dx;
     struct snum *n;
     bool open = false;
-    if ((v && !sdec_bound(&d, v, upper)) || (x && !jv_is(x, JV_BOOL) && !sdec_bound(&dx, x, upper)))
+    if ((v && !sdec_from_json(&d, v)) || (x && !jv_is(x, JV_BOOL) && !sdec_from_json(&dx, x)))
         return scomp_wrong(c, j, key, "is no number");
     if (x && jv_is(x, JV_BOOL)) /* draft 4 */
         open = jv_bool(x, false);
@@ -217,6 +217,7 @@ static int bound(struct comp *c, const struct job *j, uint32_t node, bool upper)
         int k = v ? sdec_cmp(&dx, &d) : 0;
         if (!v || (upper ? k <= 0 : k >= 0)) {
             d = dx;
+            of = x;
             open = true;
         }
     } else if (!v) {
@@ -225,10 +226,7 @@ static int bound(struct comp *c, const struct job *j, uint32_t node, bool upper)
     int rc = scomp_num(c, node, &n);
     if (rc)
         return rc;
-    *(upper ? &n->max : &n->min) = d;
-    *(upper ? &n->fmax : &n->fmin) = sdec_float(&d);
-    *(upper ? &n->has_max : &n->has_min) = true;
-    *(upper ? &n->max_open : &n->min_open) = open;
+    snum_bound(n, &d, upper, open, sdec_is_blurred(of));
     return 0;
 }
 

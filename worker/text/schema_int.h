@@ -22,21 +22,24 @@ struct sdec {
 };
 struct snum {
     bool integer, has_min, has_max, min_open, max_open, has_mult, has_in;
+    bool min_blurred, max_blurred; /* digits of the bound are not known */
     struct sdec min, max, mult;
-    long double fmin, fmax;
-    struct sdec *in; /* enum: the value is one of these */
+    double dmin, dmax;
+    long double fmin, fmax; /* to look ahead with: beyond 64 bits a little further out */
+    struct sdec *in;        /* enum: the value is one of these */
     uint32_t n_in;
 };
 bool sdec_parse(struct sdec *d, const char *s, size_t n);
 int sdec_cmp(const struct sdec *a, const struct sdec *b);
 bool sdec_from_json(struct sdec *d, const struct jv *v);
-/* A whole number beyond 64 bits, which a JSON tree holds without its last digits? */
+/* Beyond 64 bits, where a JSON tree may lack the last digits? */
 bool sdec_is_blurred(const struct jv *v);
-/* sdec_from_json, but of such a number a bound that lets in nothing beyond it. */
-bool sdec_bound(struct sdec *d, const struct jv *v, bool upper);
 long double sdec_float(const struct sdec *d);
 uint64_t sdec_hash(const struct sdec *d);
-bool snum_valid(const struct snum *c, const struct sdec *d);
+void snum_bound(struct snum *c, const struct sdec *d, bool upper, bool open, bool blurred);
+/* UNCLEAR: readers may differ, as their digits do. No text may hold such a number. */
+enum snum_verdict { SNUM_INVALID, SNUM_VALID, SNUM_UNCLEAR };
+enum snum_verdict snum_valid(const struct snum *c, const struct sdec *d);
 /* Can the unfinished number s[0..n) still become valid? Errs towards yes. */
 bool snum_alive(const struct snum *c, const char *s, size_t n);
 

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLURRED_DIGITS 16U
 #if LDBL_MANT_DIG >= 64 /* such digits and powers of ten have no error */
 #define EXACT_DIGITS 19U
 #define EXACT_POWER  27
@@ -76,43 +75,27 @@ int sdec_cmp(const struct sdec *a, const struct sdec *b)
     return 0;
 }
 
-static void from_double(struct sdec *d, double x)
-{
-    char text[64];
-    for (int p = 1; p <= 17; p++) { /* the shortest text that reads back */
-        snprintf(text, sizeof text, "%.*g", p, x);
-        if (strtod(text, NULL) == x)
-            break;
-    }
-    (void)sdec_parse(d, text, strlen(text));
-}
-
 bool sdec_from_json(struct sdec *d, const struct jv *v)
 {
     char text[64];
-    if (jv_is(v, JV_REAL)) {
-        from_double(d, jv_num(v, 0));
-        return true;
-    }
-    if (!jv_is(v, JV_INT))
+    if (jv_is(v, JV_INT)) {
+        snprintf(text, sizeof text, "%lld", (long long)jv_int(v, 0));
+    } else if (jv_is(v, JV_REAL)) {
+        double x = jv_num(v, 0);
+        for (int p = 1; p <= 17; p++) { /* the shortest text that reads back */
+            snprintf(text, sizeof text, "%.*g", p, x);
+            if (strtod(text, NULL) == x)
+                break;
+        }
+    } else {
         return false;
-    snprintf(text, sizeof text, "%lld", (long long)jv_int(v, 0));
+    }
     return sdec_parse(d, text, strlen(text));
 }
 
 bool sdec_is_blurred(const struct jv *v)
 {
-    struct sdec d;
-    return jv_is(v, JV_REAL) && fabs(jv_num(v, 0)) >= 0x1p63 && sdec_from_json(&d, v) &&
-           d.n >= BLURRED_DIGITS;
-}
-
-bool sdec_bound(struct sdec *d, const struct jv *v, bool upper)
-{
-    if (!sdec_is_blurred(v))
-        return sdec_from_json(d, v);
-    from_double(d, nextafter(jv_num(v, 0), upper ? -INFINITY : INFINITY));
-    return true;
+    return jv_is(v, JV_REAL) && fabs(jv_num(v, 0)) >= 0x1p63;
 }
 
 long double sdec_float(const struct sdec *d)
@@ -174,31 +157,47 @@ static bool multiple(const struct sdec *d, const struct sdec *m)
     return rest == 0;
 }
 
-/* Bounds hold for the exact value and for what a reader with doubles makes of it. */
-bool snum_valid(const struct snum *c, const struct sdec *d)
+void snum_bound(struct snum *c, const struct sdec *d, bool upper, bool open, bool blurred)
 {
-    if (c->integer && !is_integer(d))
-        return false;
-    if (c->has_min) {
-        int k = sdec_cmp(d, &c->min);
-        double x = (double)sdec_float(d), m = (double)c->fmin;
-        if (k < 0 || x < m || (c->min_open && (k == 0 || x <= m)))
-            return false;
-    }
-    if (c->has_max) {
-        int k = sdec_cmp(d, &c->max);
-        double x = (double)sdec_float(d), m = (double)c->fmax;
-        if (k > 0 || x > m || (c->max_open && (k == 0 || x >= m)))
-            return false;
-    }
-    if (c->has_mult && !multiple(d, &c->mult))
-        return false;
-    if (!c->has_in)
-        return true;
-    for (uint32_t i = 0; i < c->n_in; i++)
-        if (sdec_cmp(d, &c->in[i]) == 0)
-            return true;
-    return false;
+    long double x = sdec_float(d);
+    *(upper ? &c->dmax : &c->dmin) = (double)x;
+    /* What looks ahead must not give up for digits that it does not have. */
+    if (blurred || fabsl(x) >= 0x1p64L)
+        x += (upper ? 4e-16L : -4e-16L) * fabsl(x);
+    *(upper ? &c->max : &c->min) = *d;
+    *(upper ? &c->fmax : &c->fmin) = x;
+    *(upper ? &c->has_max : &c->has_min) = true;
+    *(upper ? &c->max_open : &c->min_open) = open;
+    *(upper ? &c->max_blurred : &c->min_blurred) = blurred;
+}
+
+/* Whether d is within a bound, by its digits and by what a reader with doubles makes of it. */
+static enum snum_verdict within(const struct sdec *d, const struct sdec *bound, double about,
+                                bool upper, bool open, bool blurred)
+{
+    int up = upper ? -1 : 1, exact = up * sdec_cmp(d, bound);
+    double x = (double)sdec_float(d);
+    int rounded = up * ((x > about) - (x < about));
+    bool a = open ? exact > 0 : exact >= 0, b = open ? rounded > 0 : rounded >= 0;
+    if (a != b || (blurred && rounded == 0))
+        return SNUM_UNCLEAR;
+    return a ? SNUM_VALID : SNUM_INVALID;
+}
+
+enum snum_verdict snum_valid(const struct snum *c, const struct sdec *d)
+{
+    enum snum_verdict lower = SNUM_VALID, upper = SNUM_VALID;
+    bool in = !c->has_in;
+    if (c->has_min)
+        lower = within(d, &c->min, c->dmin, false, c->min_open, c->min_blurred);
+    if (c->has_max)
+        upper = within(d, &c->max, c->dmax, true, c->max_open, c->max_blurred);
+    for (uint32_t i = 0; i < c->n_in && !in; i++)
+        in = sdec_cmp(d, &c->in[i]) == 0;
+    if ((c->integer && !is_integer(d)) || (c->has_mult && !multiple(d, &c->mult)) || !in ||
+        lower == SNUM_INVALID || upper == SNUM_INVALID)
+        return SNUM_INVALID;
+    return lower == SNUM_VALID && upper == SNUM_VALID ? SNUM_VALID : SNUM_UNCLEAR;
 }
 
 /* Does an allowed value lie in a..b (a <= b)? With slack for rounding. `edge` is the side that

@@ -198,11 +198,9 @@ static bool object_valid(const struct sgram *g, const struct sstate *st, const s
 }
 
 static bool slot_valid(const struct sgram *g, const struct sstate *st, const struct frame *f,
-                       const struct slot *s, const struct sdec *num)
+                       const struct slot *s)
 {
     const struct snode *n = &g->node[s->node];
-    if (f->type == T_NUM)
-        return n->num == GRAM_NONE || snum_valid(&g->num[n->num], num);
     if (f->type == T_ARR)
         return n->arr == GRAM_NONE || array_valid(g, f, s);
     if (f->type == T_OBJ)
@@ -246,8 +244,13 @@ bool srun_end(const struct sgram *g, struct sstate *st, uint64_t h)
         return false;
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
-        if (s->v == V_OPEN)
-            s->v = slot_valid(g, st, f, s, &num) ? V_TRUE : V_FALSE;
+        if (s->v != V_OPEN)
+            continue;
+        uint32_t at = f->type == T_NUM ? g->node[s->node].num : GRAM_NONE;
+        enum snum_verdict x = at == GRAM_NONE ? SNUM_VALID : snum_valid(&g->num[at], &num);
+        if (x == SNUM_UNCLEAR)
+            return false;
+        s->v = x == SNUM_VALID && slot_valid(g, st, f, s) ? V_TRUE : V_FALSE;
     }
     struct frame *up = f->prev == NO_FRAME ? NULL : srun_frame(st, f->prev);
     uint32_t low = up ? f->prev : st->top;

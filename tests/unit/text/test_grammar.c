@@ -70,10 +70,14 @@ static const struct kase cases[] = {
      {"[-7,6]", "[7,-6]", "[8,-9]"},
      {"[-7,-7.0]", "[0,-0]"}},
     {SCHEMA, "{\"minimum\":0}", {"-0", "-0.0", "0"}, {"-1", "-0.1"}},
-    {SCHEMA, /* trees hold no digits beyond 64 bits: nothing past the bound gets in */
+    {SCHEMA, /* trees hold no digits beyond 64 bits: near the bound is nothing */
      "{\"minimum\":12345678901234567890,\"maximum\":18446744073709551615}",
      {"12345678901234570000", "18446744073709540000"},
      {"12345678901234567889", "18446744073709551616"}},
+    {SCHEMA,
+     "{\"not\":{\"exclusiveMaximum\":12345678901234567890},\"type\":\"number\"}",
+     {"12345678901234570000"},
+     {"12345678901234567889", "12345678901234560000"}},
     {SCHEMA,
      "{\"type\":\"number\",\"exclusiveMaximum\":5,\"multipleOf\":0.5}",
      {"4.5", "-7", "0"},
