@@ -233,22 +233,43 @@ int srun_number_step(const struct sgram *g, uint8_t phase, unsigned len, uint8_t
     return 1;
 }
 
-/* numphase is that behind b. */
-static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
+/* Would the text be lost without the schemas whose numbers need another form than this? */
+static bool lost_without(const struct sgram *g, const struct sstate *st)
 {
-    struct frame *f = srun_frame(st, st->top);
-    bool changed = false;
-    st->num[st->numlen++] = (char)b;
+    struct sstate copy;
+    sstate_copy(&copy, st);
+    struct frame *f = srun_frame(&copy, copy.top);
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
         uint32_t num = g->node[s->node].num;
         if (s->v == V_OPEN && num != GRAM_NONE &&
-            !(g->tight ? snum_alive_plain : snum_alive)(&g->num[num], st->num, st->numlen)) {
+            !snum_alive_plain(&g->num[num], copy.num, copy.numlen))
             s->v = V_FALSE;
-            changed = true;
-        }
     }
-    return !changed || srun_settle(g, st, st->top);
+    return !srun_settle(g, &copy, copy.top);
+}
+
+/* numphase is that behind b. What a model has no use for, 1.0 for an integer or a number that
+ * only an exponent could save, is no verdict: other schemas may ask that it be not valid. */
+static bool number_add(const struct sgram *g, struct sstate *st, uint8_t b)
+{
+    struct frame *f = srun_frame(st, st->top);
+    bool changed = false, useless = false;
+    st->num[st->numlen++] = (char)b;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        struct slot *s = &srun_slots(f)[i];
+        uint32_t num = g->node[s->node].num;
+        if (s->v != V_OPEN || num == GRAM_NONE ||
+            (g->tight && snum_alive_plain(&g->num[num], st->num, st->numlen)))
+            continue;
+        if (snum_alive(&g->num[num], st->num, st->numlen)) {
+            useless |= g->tight;
+            continue;
+        }
+        s->v = V_FALSE;
+        changed = true;
+    }
+    return (!changed || srun_settle(g, st, st->top)) && !(useless && lost_without(g, st));
 }
 
 bool srun_number_is_free(const struct sgram *g, const struct sstate *st)

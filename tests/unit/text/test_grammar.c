@@ -53,6 +53,10 @@ static const struct kase cases[] = {
      "{\"type\":\"number\",\"exclusiveMinimum\":-2.5,\"maximum\":0.75,\"multipleOf\":0.25}",
      {"-2.25", "0.75", "0", "-1", "0.50"},
      {"-2.5", "-3", "1", "0.8", "-2.26", "0.505", "1e0"}},
+    {TIGHT, /* 1.0 is an integer too, though none is written so */
+     "{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\",\"multipleOf\":0.5}]}",
+     {"1.5", "-0.5"},
+     {"1.0", "1", "1.2", "-2.0"}},
     {TIGHT, /* required and not declared */
      "{\"properties\":{\"a\":{}},\"required\":[\"z\"],\"type\":\"object\"}",
      {"{\"z\":[1]}", "{\"a\":1,\"z\":2}"},
