@@ -116,6 +116,28 @@ static void test_gguf(void **state)
     buf_fini(&out);
 }
 
+/* Another head writes the same date when it is told the time. */
+static void test_time_is_given(void **state)
+{
+    static const char text[] = "{{ messages[0].content }} {{ strftime_now('%Y-%m') }}";
+    (void)state;
+    struct chat_template *c;
+    struct buf out;
+    struct err e = {0};
+    struct jv *messages;
+    static const char said[] = "[{\"role\":\"user\",\"content\":\"hi\"}]";
+    buf_init(&out, 1000);
+    assert_int_equal(jv_parse(&messages, said, sizeof said - 1, 8, &e), 0);
+    assert_int_equal(chat_open_text(&c, text, sizeof text - 1, &e), 0);
+    struct chat_input in = {
+        .messages = messages, .bos_token = "", .eos_token = "", .unix_time = 1000000000};
+    assert_int_equal(chat_render(c, &in, &out, NULL, &e), 0);
+    assert_string_equal(buf_cstr(&out), "hi 2001-09");
+    chat_close(c);
+    jv_free(messages);
+    buf_fini(&out);
+}
+
 /* Which language a template is in shows by its marks. */
 static void test_language(void **state)
 {
@@ -151,6 +173,7 @@ static void test_language(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_gguf),
+                                       cmocka_unit_test(test_time_is_given),
                                        cmocka_unit_test(test_language)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
