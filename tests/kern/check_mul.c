@@ -184,7 +184,7 @@ static void check_one(const struct kern *kern, enum qtype type, uint32_t rows, u
             CHECK(memcmp(&out[16 + t * ld + r], &ref[16 + t * ld + r], 4) == 0,
                   "%s %ux%u token %u of %u row %u: %.9g, reference %.9g", pr.k->type->name, rows,
                   cols, t, n_tokens, r, (double)out[16 + t * ld + r], (double)ref[16 + t * ld + r]);
-    for (uint32_t t = 0; t < n_tokens; t++) {
+    for (uint32_t t = 0; t < n_tokens; t += n_tokens > 100 ? 17 : 1) {
         float *one = multiply(kern, &pr, t, 1, ld);
         CHECK(memcmp(one + 16, out + 16 + t * ld, rows * 4) == 0,
               "%s %ux%u: token %u of %u differs from the token alone", pr.k->type->name, rows, cols,
@@ -214,7 +214,7 @@ static void check_type(const struct kern *kern, enum qtype type)
                     check_one(kern, type, rows[i], cols[c], tokens[t]);
     }
     /* More columns than all panels pass over at once. */
-    check_one(kern, type, 4 * r + 5, 2304, 128);
+    check_one(kern, type, 4 * r + 1, 2304, 128);
     printf("%-7s %-7s ok (%u rows)\n", kern->name, k->type->name, r);
 }
 
