@@ -321,10 +321,9 @@ static bool has_mark(const struct way *w)
 
 bool gram_tools_beside(const char *format)
 {
-    const char *s = form_of(format ? format : "generic", NULL)->forced.pre;
-    const struct form *f = form_of(format ? format : "generic", NULL);
-    s = *s ? s : f->forced.call;
-    return *s != '{' && *s != '[' && *s != 'A';
+    const struct way *w = &form_of(format ? format : "generic", NULL)->forced;
+    const char *s = *w->pre ? w->pre : w->call;
+    return *s == '\5' || *s == '<';
 }
 
 bool gram_tools_within(const char *format)

@@ -2,8 +2,9 @@
 /* gram_tools.h - the tool calls of a model family as a grammar.
  *
  * The text is the family's own form, written out with its marks, and each tool's arguments follow
- * its JSON schema. Families whose form cannot be written so get the plain JSON form; the answer
- * is then to be read by gram_tools_format. Pure functions, any thread. */
+ * its JSON schema: as one JSON object, or one by one where the form has them so. Families without
+ * a form get the plain JSON one; the answer is then to be read by gram_tools_format. Pure
+ * functions, any thread. */
 #ifndef QUIRE_TEXT_GRAM_TOOLS_H
 #define QUIRE_TEXT_GRAM_TOOLS_H
 
