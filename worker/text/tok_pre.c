@@ -25,7 +25,12 @@ struct stage {
     const char *extra;        /* ASCII characters that count besides cls, or a trailing set */
     const struct range *list; /* sorted code points that count besides cls */
     size_t n_list;
+    uint64_t ascii[2]; /* match_run: which of ASCII count, the same as cls, extra and list say */
 };
+
+/* The bits of the characters a to b, which lie in one half of ASCII. */
+#define BITS(a, b) ((UINT64_MAX >> (63 - ((b)&63))) & (UINT64_MAX << ((a)&63)))
+#define BIT(c)     BITS(c, c)
 
 static struct uni_char at(const char *s, size_t pos, size_t end)
 {
@@ -268,23 +273,39 @@ static bool counts(const struct stage *st, struct uni_char c)
     return lo < st->n_list && c.cp >= st->list[lo].lo && c.cp != UNI_BAD;
 }
 
+static bool counts_run(const struct stage *st, struct uni_char c)
+{
+    return c.cp < 0x80 ? st->ascii[c.cp >> 6] >> (c.cp & 63) & 1 : counts(st, c);
+}
+
 /* [whitespace] and a run of what counts, at most max characters. */
 static size_t match_run(const struct stage *st, const char *s, size_t pos, size_t end)
 {
     struct uni_char c = at(s, pos, end);
     size_t p = pos;
     if (st->lead_space && (c.cls & UNI_SP) && pos + c.len < end &&
-        counts(st, at(s, pos + c.len, end))) {
+        counts_run(st, at(s, pos + c.len, end))) {
         p += c.len;
     }
     unsigned n = 0;
     for (; p < end && (st->max == 0 || n < st->max); n++) {
         c = uni_next(s + p, end - p);
-        if (!counts(st, c))
+        if (!counts_run(st, c))
             break;
         p += c.len;
     }
     return n ? p - pos : 0;
+}
+
+/* Where match_run may find something: what is surely nothing is passed over. */
+static size_t skip_run(const struct stage *st, const char *s, size_t pos, size_t end)
+{
+    for (; pos < end && (unsigned char)s[pos] < 0x80; pos++) {
+        struct uni_char c = uni_next(s + pos, end - pos);
+        if ((st->ascii[c.cp >> 6] >> (c.cp & 63) & 1) || (st->lead_space && (c.cls & UNI_SP)))
+            break;
+    }
+    return pos;
 }
 
 static size_t match_three_digits(const struct stage *st, const char *s, size_t pos, size_t end)
@@ -378,19 +399,32 @@ static const struct stage seed_coder = {match_words, .cls = UNI_L, .max = 1};
 static const struct stage tekken = {match_cased, .max = 1, .extra = "\r\n/"};
 static const struct stage gpt4o = {match_cased, .max = 3, .contractions = true, .extra = "\r\n/"};
 static const struct stage youtu = {match_cased, .max = 1, .contractions = true, .extra = "\r\n/"};
-static const struct stage one_number = {match_run, .cls = UNI_N, .max = 1};
-static const struct stage three_numbers = {match_run, .cls = UNI_N, .max = 3};
-static const struct stage numbers = {match_run, .cls = UNI_N};
+static const struct stage one_number = {match_run, .cls = UNI_N, .max = 1,
+                                        .ascii = {BITS('0', '9'), 0}};
+static const struct stage three_numbers = {match_run, .cls = UNI_N, .max = 3,
+                                           .ascii = {BITS('0', '9'), 0}};
+static const struct stage numbers = {match_run, .cls = UNI_N, .ascii = {BITS('0', '9'), 0}};
 static const struct stage ascii3 = {.match = match_three_digits};
-static const struct stage falcon_punct = {match_run, .cls = UNI_P, .extra = "$+<=>^~|`"};
-static const struct stage default_punct = {match_run, .cls = UNI_P, .extra = "$+<=>^~|"};
-static const struct stage newline = {match_run, .max = 1, .extra = "\r\n"};
-static const struct stage ds_letters = {match_run, .lead_space = true, LIST(deepseek_letters)};
-static const struct stage ds_punct = {match_run, .lead_space = true, LIST(deepseek_punct)};
+static const struct stage falcon_punct = {
+    match_run, .cls = UNI_P, .extra = "$+<=>^~|`",
+    .ascii = {BITS('!', '/') | BITS(':', '?'), BIT('@') | BITS('[', '`') | BITS('{', '~')}};
+static const struct stage default_punct = {
+    match_run, .cls = UNI_P, .extra = "$+<=>^~|",
+    .ascii = {BITS('!', '/') | BITS(':', '?'), BIT('@') | BITS('[', '_') | BITS('{', '~')}};
+static const struct stage newline = {match_run, .max = 1, .extra = "\r\n",
+                                     .ascii = {BIT('\r') | BIT('\n'), 0}};
+static const struct stage ds_letters = {match_run, .lead_space = true, LIST(deepseek_letters),
+                                        .ascii = {0, BITS('A', 'Z') | BITS('a', 'z')}};
+static const struct stage ds_punct = {match_run, .lead_space = true, LIST(deepseek_punct),
+                                      .ascii = {BITS('!', '/') | BITS(':', '?'), BITS('@', '~')}};
 static const struct stage ds_end = {.match = match_space_at_end};
 static const struct stage ds_cjk = {match_run, LIST(deepseek_cjk)};
-static const struct stage letters = {match_run, .cls = UNI_L, .lead_space = true};
-static const struct stage punct = {match_run, .cls = UNI_P, .lead_space = true};
+static const struct stage letters = {match_run, .cls = UNI_L, .lead_space = true,
+                                     .ascii = {0, BITS('A', 'Z') | BITS('a', 'z')}};
+static const struct stage punct = {
+    match_run, .cls = UNI_P, .lead_space = true,
+    .ascii = {BITS('!', '#') | BITS('%', '*') | BITS(',', '/') | BITS(':', ';') | BIT('?'),
+              BIT('@') | BITS('[', ']') | BIT('_') | BIT('{') | BIT('}')}};
 static const struct stage han_kana = {match_run, LIST(han_and_kana)};
 static const struct stage deepseek3 = {match_deepseek3, .extra = "\r\n"};
 static const struct stage bloom = {match_bloom, .extra = "(|.,!?)", LIST(bloom_stops)};
@@ -557,6 +591,8 @@ static int split(const struct splitter *sp, unsigned k, const char *s, size_t n)
     size_t done = 0, pos = 0;
     int rc = 0;
     while (rc == 0 && pos < n) {
+        if (st->match == match_run && (pos = skip_run(st, s, pos, n)) == n)
+            break;
         size_t len = st->match(st, s, pos, n);
         if (len == 0) {
             pos += uni_next(s + pos, n - pos).len;
