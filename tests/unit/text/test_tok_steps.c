@@ -183,8 +183,8 @@ static void test_expressions(void **state)
         check_regex(spelt[i].regex);
     static const char *const others[] = {
         "(a*)*|x", "\\s+(?!\\S)|\\s+|\\S+",
-        "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++"
-        "[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s"};
+        ("'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++"
+         "[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s")};
     for (size_t i = 0; i < NUM_COUNT(others); i++) {
         struct rx *rx = NULL;
         if (rx_open(&rx, others[i], strlen(others[i]), NULL) == 0) {
