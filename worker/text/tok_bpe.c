@@ -212,7 +212,7 @@ int tok_gguf_merges_init(struct tok_gguf_merges *m, const struct gguf *g, struct
         return err_set(e, Q_EINVAL, "tokenizer.ggml.merges has %llu entries",
                        (unsigned long long)kv->count);
     }
-    *m = (struct tok_gguf_merges){.base = {gguf_next, (uint32_t)kv->count}, .kv = kv};
+    *m = (struct tok_gguf_merges){.base = {gguf_next, (uint32_t)kv->count, false}, .kv = kv};
     return 0;
 }
 
