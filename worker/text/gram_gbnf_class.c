@@ -37,15 +37,22 @@ uint32_t gbnf_class(const struct gbnf *g, uint32_t cp)
     return cp < 128 ? g->ascii[cp] : g->bound_class[find(g->bound, g->n_bounds, cp)];
 }
 
+/* What state s takes: n ranges, none unless it is one of characters. */
+static const struct gram_range *ranges(const struct nfa *a, uint32_t s, uint32_t *n)
+{
+    *n = a->s[s].op == NFA_CHAR ? a->s[s].n_rng : 0;
+    return *n ? a->rng + a->s[s].first : NULL;
+}
+
 /* Intervals between two bounds; mark[i] tells apart which states take interval i. */
 static uint32_t intervals(const struct gbnf *g, uint32_t *bound, uint64_t *mark)
 {
     const struct nfa *a = &g->a;
-    uint32_t n = 0, kept = 0;
+    uint32_t n = 0, kept = 0, n_r;
     bound[n++] = 0;
     for (uint32_t s = 0; s < a->n; s++) {
-        const struct gram_range *r = a->rng + a->s[s].first;
-        for (uint32_t i = 0; a->s[s].op == NFA_CHAR && i < a->s[s].n_rng; i++) {
+        const struct gram_range *r = ranges(a, s, &n_r);
+        for (uint32_t i = 0; i < n_r; i++) {
             bound[n++] = r[i].lo;
             if (r[i].hi < GRAM_MAX_CP)
                 bound[n++] = r[i].hi + 1;
@@ -56,8 +63,8 @@ static uint32_t intervals(const struct gbnf *g, uint32_t *bound, uint64_t *mark)
         if (i == 0 || bound[i] != bound[kept - 1])
             bound[kept++] = bound[i];
     for (uint32_t s = 0; s < a->n; s++) {
-        const struct gram_range *r = a->rng + a->s[s].first;
-        for (uint32_t i = 0; a->s[s].op == NFA_CHAR && i < a->s[s].n_rng; i++) {
+        const struct gram_range *r = ranges(a, s, &n_r);
+        for (uint32_t i = 0; i < n_r; i++) {
             mark[find(bound, kept, r[i].lo)] ^= mix(s + 1);
             if (r[i].hi < GRAM_MAX_CP)
                 mark[find(bound, kept, r[i].hi + 1)] ^= mix(s + 1);
