@@ -234,13 +234,6 @@ static void test_replay(void **state)
     grammar_free(g);
 }
 
-/* One thread: the thread sanitizer has nothing to find, and takes long. */
-#ifdef __SANITIZE_THREAD__
-#define BUDGETS 1
-#else
-#define BUDGETS 3
-#endif
-
 static void test_maskbench(void **state)
 {
     (void)state;
@@ -278,7 +271,7 @@ static void test_maskbench(void **state)
         no_way += least == 0;
         if (least == 0)
             printf("no way to the end: %s\n", name);
-        for (uint32_t more = 0; least && more < BUDGETS; more++) {
+        for (uint32_t more = 0; least && more < 3; more++) {
             T.rng = schemas * 10 + more;
             walk(g, least + more * 15, &r);
             cut += !r.whole;
