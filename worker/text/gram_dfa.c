@@ -50,20 +50,6 @@ static int too_large(struct build *b)
     return err_set(b->e, Q_ENOMEM, "the pattern needs too many states");
 }
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9E3779B97F4A7C15ULL;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
-
-static int cmp_u32(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Where any character class begins or ends the code points are cut into intervals. */
 static int cut_points(struct build *b)
 {
@@ -78,7 +64,7 @@ static int cut_points(struct build *b)
         cut[n++] = a->rng[i].lo;
         cut[n++] = a->rng[i].hi + 1;
     }
-    qsort(cut, n, sizeof *cut, cmp_u32);
+    qsort(cut, n, sizeof *cut, gram_cmp_u32);
     for (size_t i = 0; i < n; i++)
         if ((k == 0 || cut[i] != cut[k - 1]) && cut[i] <= GRAM_MAX_CP)
             cut[k++] = cut[i];
@@ -100,18 +86,11 @@ static int sign(struct build *b, uint64_t *sig)
         const struct gram_range *r = a->rng + st->first;
         uint64_t h = st->n_rng;
         for (uint32_t j = 0; j < st->n_rng; j++)
-            h = mix(h ^ mix(((uint64_t)r[j].lo << 32) | r[j].hi));
+            h = gram_mix(h ^ gram_mix(((uint64_t)r[j].lo << 32) | r[j].hi));
         for (uint32_t j = 0; j < st->n_rng; j++) {
-            uint32_t lo = 0, hi = d->n_bounds;
-            while (hi - lo > 1) {
-                uint32_t mid = (lo + hi) / 2;
-                if (d->bound[mid] <= r[j].lo)
-                    lo = mid;
-                else
-                    hi = mid;
-            }
+            uint32_t lo = gram_bound_at(d->bound, d->n_bounds, r[j].lo);
             for (; lo < d->n_bounds && d->bound[lo] <= r[j].hi; lo++) {
-                sig[lo] += mix(h);
+                sig[lo] += gram_mix(h);
                 if (++b->work > MAX_WORK)
                     return too_large(b);
             }
@@ -221,10 +200,10 @@ static int intern(struct build *b, uint32_t *id)
         *id = 0;
         return 0;
     }
-    qsort(b->cur, b->n_cur, sizeof *b->cur, cmp_u32);
+    qsort(b->cur, b->n_cur, sizeof *b->cur, gram_cmp_u32);
     uint64_t h = b->n_cur;
     for (uint32_t i = 0; i < b->n_cur; i++)
-        h = mix(h ^ b->cur[i]);
+        h = gram_mix(h ^ b->cur[i]);
     b->work += b->n_cur * 4ULL;
     uint32_t slot = (uint32_t)h & b->hash_mask;
     for (; b->hash[slot]; slot = (slot + 1) & b->hash_mask) {
@@ -338,7 +317,7 @@ static int accepting(struct build *b)
         for (uint32_t j = 0; j < b->n_cur; j++)
             if (b->a->s[b->cur[j]].op == NFA_ACCEPT)
                 b->cur[n++] = b->a->s[b->cur[j]].x;
-        qsort(b->cur, n, sizeof *b->cur, cmp_u32);
+        qsort(b->cur, n, sizeof *b->cur, gram_cmp_u32);
         uint32_t k = 0;
         for (uint32_t j = 0; j < n; j++)
             if (k == 0 || b->cur[j] != b->cur[k - 1])

@@ -6,35 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int cmp_u32(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
-
-static uint32_t find(const uint32_t *bound, uint32_t n, uint32_t cp)
-{
-    uint32_t lo = 0, hi = n;
-    while (hi - lo > 1) {
-        uint32_t mid = (lo + hi) / 2;
-        if (bound[mid] <= cp)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
 uint32_t gbnf_class(const struct gbnf *g, uint32_t cp)
 {
-    return cp < 128 ? g->ascii[cp] : g->bound_class[find(g->bound, g->n_bounds, cp)];
+    return cp < 128 ? g->ascii[cp] : g->bound_class[gram_bound_at(g->bound, g->n_bounds, cp)];
 }
 
 /* What state s takes: n ranges, none unless it is one of characters. */
@@ -58,16 +32,16 @@ static uint32_t intervals(const struct gbnf *g, uint32_t *bound, uint64_t *mark)
                 bound[n++] = r[i].hi + 1;
         }
     }
-    qsort(bound, n, sizeof *bound, cmp_u32);
+    qsort(bound, n, sizeof *bound, gram_cmp_u32);
     for (uint32_t i = 0; i < n; i++)
         if (i == 0 || bound[i] != bound[kept - 1])
             bound[kept++] = bound[i];
     for (uint32_t s = 0; s < a->n; s++) {
         const struct gram_range *r = ranges(a, s, &n_r);
         for (uint32_t i = 0; i < n_r; i++) {
-            mark[find(bound, kept, r[i].lo)] ^= mix(s + 1);
+            mark[gram_bound_at(bound, kept, r[i].lo)] ^= gram_mix(s + 1);
             if (r[i].hi < GRAM_MAX_CP)
-                mark[find(bound, kept, r[i].hi + 1)] ^= mix(s + 1);
+                mark[gram_bound_at(bound, kept, r[i].hi + 1)] ^= gram_mix(s + 1);
         }
     }
     for (uint32_t i = 1; i < kept; i++)
@@ -83,7 +57,7 @@ static void touch(struct gbnf *g)
             g->touch[g->bound_class[i]].on[b / 64] |= 1ULL << (b % 64);
     }
     for (uint32_t cp = 0; cp < 128; cp++)
-        g->ascii[cp] = g->bound_class[find(g->bound, g->n_bounds, cp)];
+        g->ascii[cp] = g->bound_class[gram_bound_at(g->bound, g->n_bounds, cp)];
 }
 
 int gbnf_classes(struct gbnf *g, struct err *e)

@@ -13,6 +13,34 @@ struct gram_range {
     uint32_t lo, hi;
 };
 
+/* The last of n ascending bounds that is not above cp; the first is 0. */
+static inline uint32_t gram_bound_at(const uint32_t *bound, uint32_t n, uint32_t cp)
+{
+    uint32_t lo = 0, hi = n;
+    while (hi - lo > 1) {
+        uint32_t mid = (lo + hi) / 2;
+        if (bound[mid] <= cp)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+/* SplitMix64's output function. */
+static inline uint64_t gram_mix(uint64_t x)
+{
+    x += 0x9E3779B97F4A7C15ULL;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+    return x ^ (x >> 31);
+}
+/* For qsort. */
+static inline int gram_cmp_u32(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
 /* ---- gram_nfa.c: nondeterministic automata, Thompson's construction ---- */
 enum nfa_op { NFA_EPS, NFA_SPLIT, NFA_CHAR, NFA_BOL, NFA_EOL, NFA_ACCEPT };
 
@@ -122,17 +150,7 @@ Q_MUST_CHECK int dfa_build_wide(struct dfa **out, const struct nfa *a, uint32_t 
 void dfa_free(struct dfa *d);
 static inline uint32_t dfa_class(const struct dfa *d, uint32_t cp)
 {
-    if (cp < 128)
-        return d->ascii[cp];
-    uint32_t lo = 0, hi = d->n_bounds;
-    while (hi - lo > 1) {
-        uint32_t mid = (lo + hi) / 2;
-        if (d->bound[mid] <= cp)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return d->bound_class[lo];
+    return cp < 128 ? d->ascii[cp] : d->bound_class[gram_bound_at(d->bound, d->n_bounds, cp)];
 }
 static inline uint32_t dfa_next(const struct dfa *d, uint32_t q, uint32_t cp)
 {

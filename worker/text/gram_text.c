@@ -203,12 +203,6 @@ static bool meets(const struct product *p, const struct pstate *s, uint32_t node
     return ok && (!has_any || any) && (!has_one || one == 1);
 }
 
-static int cmp_u32(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
 /* Where characters begin that may lead elsewhere than those before them. */
 static int find_cuts(struct product *p)
 {
@@ -237,7 +231,7 @@ static int find_cuts(struct product *p)
         for (uint32_t j = 0; d && j < d->n_bounds; j++)
             cut[n++] = d->bound[j];
     }
-    qsort(cut, n, sizeof *cut, cmp_u32);
+    qsort(cut, n, sizeof *cut, gram_cmp_u32);
     for (uint32_t i = 0; i < n; i++)
         if (k == 0 || cut[i] != cut[k - 1])
             cut[k++] = cut[i];
@@ -250,8 +244,8 @@ static int find_state(struct product *p, const struct pstate *s, uint32_t *id)
 {
     uint64_t h = s->len * 31ULL + s->at * 7U + s->start * 3U + s->lf;
     for (uint32_t i = 0; i < p->n_track; i++)
-        h = srun_mix(h * 33 + s->q[i]);
-    uint32_t slot = (uint32_t)srun_mix(h) & HASH_MASK;
+        h = gram_mix(h * 33 + s->q[i]);
+    uint32_t slot = (uint32_t)gram_mix(h) & HASH_MASK;
     for (; p->hash[slot]; slot = (slot + 1) & HASH_MASK) {
         *id = p->hash[slot] - 1;
         if (memcmp(&p->st[*id], s, sizeof *s) == 0)

@@ -191,20 +191,10 @@ static const struct known *looped(struct gwalk *p, uint32_t q)
 static bool alive(struct gwalk *p, uint32_t q, uint32_t lo, uint32_t hi)
 {
     const struct gbnf *g = p->a->g;
-    for (uint32_t cp = lo; cp <= hi;) {
-        uint32_t a = 0, b = g->n_bounds;
-        while (b - a > 1) {
-            uint32_t mid = (a + b) / 2;
-            if (g->bound[mid] <= cp)
-                a = mid;
-            else
-                b = mid;
-        }
-        for (; a < g->n_bounds && g->bound[a] <= hi; a++)
-            if (next_of(p, q, g->bound_class[a]))
-                return true;
-        return false;
-    }
+    uint32_t i = gram_bound_at(g->bound, g->n_bounds, lo);
+    for (; i < g->n_bounds && g->bound[i] <= hi; i++)
+        if (next_of(p, q, g->bound_class[i]))
+            return true;
     return false;
 }
 

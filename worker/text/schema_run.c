@@ -17,7 +17,7 @@ static bool string_char(const struct sgram *g, struct sstate *st, uint32_t lo, u
     bool changed = false;
     if (whole) {
         st->n_chars++;
-        st->hash = srun_mix(st->hash * 31 + lo + 1);
+        st->hash = gram_mix(st->hash * 31 + lo + 1);
     }
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
@@ -56,7 +56,7 @@ static bool string_char(const struct sgram *g, struct sstate *st, uint32_t lo, u
 
 static bool string_end(const struct sgram *g, struct sstate *st)
 {
-    return st->in_key ? srun_key_end(g, st) : srun_end(g, st, srun_mix(st->hash + T_STR));
+    return st->in_key ? srun_key_end(g, st) : srun_end(g, st, gram_mix(st->hash + T_STR));
 }
 
 static bool string_begin(struct sstate *st, bool in_key)
@@ -290,7 +290,7 @@ static bool number_done(const struct sgram *g, struct sstate *st)
     struct sdec d;
     if (!number_ends(st->numphase) || !sdec_parse(&d, st->num, st->numlen))
         return false;
-    return srun_end(g, st, srun_mix(sdec_hash(&d) + T_NUM));
+    return srun_end(g, st, gram_mix(sdec_hash(&d) + T_NUM));
 }
 
 /* ---- the reader ---- */
@@ -330,7 +330,7 @@ static bool value_step(const struct sgram *g, struct sstate *st, uint8_t b)
 static bool close_container(const struct sgram *g, struct sstate *st)
 {
     struct frame *f = srun_frame(st, st->top);
-    return srun_end(g, st, srun_mix(f->hash + f->type));
+    return srun_end(g, st, gram_mix(f->hash + f->type));
 }
 
 static bool after_step(const struct sgram *g, struct sstate *st, uint8_t b)
@@ -400,7 +400,7 @@ bool srun_step(const struct sgram *g, struct sstate *st, uint8_t b)
     if (st->lex == LX_LIT) {
         if (b != (uint8_t)sgram_literal(g, st->lit)[st->litpos++])
             return false;
-        return sgram_literal(g, st->lit)[st->litpos] || srun_end(g, st, srun_mix(st->lit + 0x100U));
+        return sgram_literal(g, st->lit)[st->litpos] || srun_end(g, st, gram_mix(st->lit + 0x100U));
     }
     if (st->lex == LX_DONE)
         return false;

@@ -217,7 +217,7 @@ static bool item_done(const struct sgram *g, struct sstate *st, struct frame *f,
 {
     bool unique = false, twice = false;
     f->count++;
-    f->hash = srun_mix(f->hash * 31 + h + 1);
+    f->hash = gram_mix(f->hash * 31 + h + 1);
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct slot *s = &srun_slots(f)[i];
         const struct snode *n = &g->node[s->node];
@@ -279,7 +279,7 @@ bool srun_end(const struct sgram *g, struct sstate *st, uint64_t h)
     st->top = f->prev;
     st->lex = LX_AFTER;
     if (up->type == T_OBJ)
-        up->hash += srun_mix(up->key_hash * 31 + h);
+        up->hash += gram_mix(up->key_hash * 31 + h);
     else if (!item_done(g, st, up, h))
         return false;
     return srun_settle(g, st, st->top);

@@ -54,12 +54,6 @@ static inline uint64_t *seen_of(const struct sstate *st, const struct slot *s)
 {
     return (uint64_t *)(uintptr_t)(st->data + s->seen);
 }
-static inline uint64_t srun_mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
 
 struct want {
     uint32_t node;

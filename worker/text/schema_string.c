@@ -70,16 +70,16 @@ bool srun_close_mark(const struct sgram *g, const struct sstate *st, uint64_t *m
             const struct sstr *c = &g->str[n->str];
             x = (!c->d || c->d->accept[s->q]) && st->n_chars >= c->min && st->n_chars <= c->max;
         }
-        h = srun_mix(h * 31 + x * 4 + s->v);
+        h = gram_mix(h * 31 + x * 4 + s->v);
     }
     if (st->in_key) {
         twice = srun_has_key(st, f, st->hash);
     } else if (f->prev != NO_FRAME) {
         const struct frame *up = srun_frame(st, f->prev);
         if (up->type == T_ARR)
-            twice = srun_has_key(st, up, srun_mix(st->hash + T_STR));
+            twice = srun_has_key(st, up, gram_mix(st->hash + T_STR));
     }
-    *mark = srun_mix(h * 31 + twice);
+    *mark = gram_mix(h * 31 + twice);
     return true;
 }
 

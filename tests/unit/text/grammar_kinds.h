@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* grammar_kinds.h - what the tests of constrained text share: vocabularies of the test data, and
- * grammars of any kind from text. */
+/* grammar_kinds.h - what the tests of constrained text share: vocabularies of the test data, JSON
+ * and grammars of any kind from text, numbers at random. */
 #ifndef QUIRE_TEST_GRAMMAR_KINDS_H
 #define QUIRE_TEST_GRAMMAR_KINDS_H
 
@@ -38,6 +38,20 @@ static inline struct tokenizer *open_vocab(const char *name)
     return t;
 }
 
+static inline struct jv *parse(const char *text)
+{
+    struct jv *v;
+    struct err e;
+    assert_int_equal(jv_parse(&v, text, strlen(text), 64, &e), 0);
+    return v;
+}
+
+static inline unsigned next_random(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (unsigned)(*seed >> 33);
+}
+
 /* v: of the marks that TOOLS need, else NULL. */
 static inline int compile(enum kind k, const char *text, const struct grammar_vocab *v,
                           struct grammar **g, struct err *e)
@@ -50,7 +64,7 @@ static inline int compile(enum kind k, const char *text, const struct grammar_vo
         return grammar_compile_gbnf(g, text, strlen(text), e);
     if (k == REGEX)
         return grammar_compile_regex(g, text, strlen(text), e);
-    assert_int_equal(jv_parse(&tree, text, strlen(text), 64, e), 0);
+    tree = parse(text);
     const struct gram_tools tools = {.format = "hermes", .tools = tree};
     rc = k == CHOICE  ? grammar_compile_choice(g, tree, e)
          : k == TOOLS ? grammar_compile_tools(g, &tools, &tight, v, e)

@@ -2,18 +2,10 @@
 /* Round trips of every family: tokens taken at random among those that a call's grammar allows,
  * within a budget, make calls whose arguments meet their schemas, however the text is cut. */
 #include "base/num.h"
+#include "tests/unit/text/grammar_kinds.h"
 #include "worker/text/gram_finish.h"
-#include "worker/text/gram_tools.h"
 #include "worker/text/mask_int.h"
 #include "worker/text/outparse.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #define BAR "\xef\xbd\x9c"
 #define LOW "\xe2\x96\x81"
@@ -37,20 +29,6 @@ static const char tools_text[] =
     "{\"type\":\"string\"},{\"type\":\"integer\",\"minimum\":3},{\"type\":\"null\"}]},\"x\":{\"anyOf\":[{"
     "\"type\":\"string\",\"enum\":[\"on\",\"true\"]},{\"type\":\"boolean\",\"enum\":[false]}]},\"any\":{}},"
     "\"required\":[\"item\",\"when\",\"at\",\"x\"],\"additionalProperties\":false}}}]";
-
-static struct jv *parse(const char *text)
-{
-    struct jv *v;
-    struct err e;
-    assert_int_equal(jv_parse(&v, text, strlen(text), 32, &e), 0);
-    return v;
-}
-
-static unsigned next_random(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005ULL + 1442695040888963407ULL;
-    return (unsigned)(*seed >> 33);
-}
 
 /* ---- what a parser makes of it ---- */
 
@@ -213,16 +191,9 @@ static void add_marks(struct grammar_vocab *v)
 /* False: there is none. */
 static bool vocab_open(struct vocab *v, bool with_marks)
 {
-    const char *dir = getenv("QUIRE_TEST_DATA");
-    char path[512];
-    struct gguf *f;
     struct err e = {0};
-    snprintf(path, sizeof path, "%s/vocabs/gguf/ggml-vocab-gpt-2.gguf",
-             dir ? dir : QUIRE_SHARED_DATA);
-    if (gguf_open(&f, path, &e))
+    if (!(v->tok = open_vocab("ggml-vocab-gpt-2.gguf")))
         return false;
-    assert_int_equal(tokenizer_open_gguf(&v->tok, f, &e), 0);
-    gguf_close(f);
     assert_int_equal(grammar_vocab_open(&v->v, v->tok, &e), 0);
     if (with_marks)
         add_marks(v->v);
@@ -451,15 +422,21 @@ static void round_trip(const struct vocab *v, const char *format, const char *be
     jv_free(tools);
 }
 
-static void test_forced(void **state)
+/* With and without control tokens for the marks. */
+static void open_both(struct vocab v[2])
 {
-    (void)state;
-    struct vocab v[2];
     if (!vocab_open(&v[0], true)) {
         printf("skipped: no vocabulary\n");
         skip();
     }
     assert_true(vocab_open(&v[1], false));
+}
+
+static void test_forced(void **state)
+{
+    (void)state;
+    struct vocab v[2];
+    open_both(v);
     for (size_t i = 0; outparse_format_name(i); i++)
         for (unsigned k = 0; k < 2; k++)
             round_trip(&v[k], outparse_format_name(i),
@@ -476,11 +453,7 @@ static void test_within(void **state)
 {
     (void)state;
     struct vocab v[2];
-    if (!vocab_open(&v[0], true)) {
-        printf("skipped: no vocabulary\n");
-        skip();
-    }
-    assert_true(vocab_open(&v[1], false));
+    open_both(v);
     for (size_t i = 0; i < NUM_COUNT(openings); i++)
         for (unsigned k = 0; k < 2; k++)
             round_trip(&v[k], openings[i].format, openings[i].begin, true, false, k ? 1 : 2);

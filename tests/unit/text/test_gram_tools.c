@@ -2,37 +2,15 @@
 /* Whatever a forced call may look like, the parser of its family reads it as calls; control
  * tokens stand for the marks where a vocabulary has them. */
 #include "base/num.h"
-#include "worker/text/gram_tools.h"
+#include "tests/unit/text/grammar_kinds.h"
 #include "worker/text/mask_int.h"
 #include "worker/text/outparse.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 static const char tools_text[] =
     "[{\"type\":\"function\",\"function\":{\"name\":\"get\",\"parameters\":{\"type\":\"object\","
     "\"properties\":{\"unit\":{\"enum\":[\"C\",\"F \\\"x\\\"\"]},\"n\":{\"type\":\"integer\","
     "\"minimum\":0,\"maximum\":99}},\"required\":[\"unit\"]}}},"
     "{\"type\":\"function\",\"function\":{\"name\":\"get_all\"}}]";
-
-static struct jv *parse(const char *text)
-{
-    struct jv *v;
-    struct err e;
-    assert_int_equal(jv_parse(&v, text, strlen(text), 32, &e), 0);
-    return v;
-}
-
-static unsigned next_random(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005ULL + 1442695040888963407ULL;
-    return (unsigned)(*seed >> 33);
-}
 
 /* Any text of the grammar that begins so, byte by byte. */
 static size_t write_text(struct gmatch *m, const char *begin, uint64_t seed, char *out, size_t max)
@@ -380,20 +358,13 @@ static void test_harmony_thinks_before_a_forced_call(void **state)
 static void test_free_text_needs_no_mask(void **state)
 {
     (void)state;
-    const char *dir = getenv("QUIRE_TEST_DATA");
-    char path[512];
-    struct gguf *f;
-    struct tokenizer *tok;
+    struct tokenizer *tok = open_vocab("ggml-vocab-gpt-2.gguf");
     struct grammar_vocab *v;
     struct err e = {0};
-    snprintf(path, sizeof path, "%s/vocabs/gguf/ggml-vocab-gpt-2.gguf",
-             dir ? dir : QUIRE_SHARED_DATA);
-    if (gguf_open(&f, path, &e)) {
+    if (!tok) {
         printf("skipped: no vocabulary\n");
         skip();
     }
-    assert_int_equal(tokenizer_open_gguf(&tok, f, &e), 0);
-    gguf_close(f);
     assert_int_equal(grammar_vocab_open(&v, tok, &e), 0);
     struct jv *tools = parse(strict_tools);
     struct grammar *g;
@@ -435,20 +406,13 @@ static void test_free_text_needs_no_mask(void **state)
 static void test_marks_are_control_tokens(void **state)
 {
     (void)state;
-    const char *dir = getenv("QUIRE_TEST_DATA");
-    char path[512];
-    struct gguf *f;
-    struct tokenizer *t;
+    struct tokenizer *t = open_vocab("ggml-vocab-llama-spm.gguf");
     struct grammar_vocab *v;
     struct err e = {0};
-    snprintf(path, sizeof path, "%s/vocabs/gguf/ggml-vocab-llama-spm.gguf",
-             dir ? dir : QUIRE_SHARED_DATA);
-    if (gguf_open(&f, path, &e)) {
+    if (!t) {
         printf("skipped: no vocabulary\n");
         skip();
     }
-    assert_int_equal(tokenizer_open_gguf(&t, f, &e), 0);
-    gguf_close(f);
     assert_int_equal(grammar_vocab_open(&v, t, &e), 0);
     uint32_t mark = grammar_vocab_control(v, "<s>");
     assert_int_equal(mark, 1);
